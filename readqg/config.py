@@ -1,0 +1,390 @@
+"""One frozen, validated class a stage: the only home of every default. The command line, `jobs/` and YAML files are made from these.
+
+A class named `...Settings` says how a stage works; the `...Config` that extends it adds where its input and output lie, so
+`RunConfig` can hold the settings of every stage. Units stand in the name or the docstring; "2", "4", ... name the section of
+the method (README, "The method"). Presets are named sets of values: `paper` (the defaults), `authors` (the released code, where
+it differs), `small` (a demonstration on a laptop).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from readqg.errors import ConfigError
+
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+MINILM_L12 = "cross-encoder/ms-marco-MiniLM-L12-v2"
+MINILM_L6 = "cross-encoder/ms-marco-MiniLM-L6-v2"
+FLAN_T5 = "google/flan-t5-base"
+
+
+_C = TypeVar("_C", bound=BaseModel)
+
+
+class Settings(BaseModel):
+    """Base of all configs: frozen, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _placement(default: Any, **kwargs: Any) -> Any:
+    """A field that says where work runs, not what comes out: left out when two configs are compared."""
+    return Field(default, json_schema_extra={"identity": False}, **kwargs)
+
+
+def identity(config: BaseModel) -> dict[str, Any]:
+    """The part of a config that decides what comes out; two runs on one folder must agree on it."""
+    kept = {}
+    for name, info in type(config).model_fields.items():
+        if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("identity") is False:
+            continue
+        value = getattr(config, name)
+        kept[name] = identity(value) if isinstance(value, BaseModel) else value
+    return kept
+
+
+class Compute(Settings):
+    """Where a stage runs."""
+
+    ray_address: str | None = _placement(None)
+    """Address of a running Ray cluster; none: a local Ray, started and ended by the command."""
+    workers: int = _placement(1, ge=1)
+    """Model workers at most (one GPU each where there are GPUs)."""
+    threads: int = _placement(0, ge=0)
+    """Threads of a model worker on CPU; 0: the machine's cores shared among the workers."""
+    device: Literal["auto", "cpu", "cuda"] = _placement("auto")
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """`auto`: bf16 where the processor or GPU has it natively, else fp32."""
+
+
+class ImportSettings(Settings):
+    id_field: str = "_id"
+    """Field names of JSON lines, CSV and Parquet; BEIR's by default. `doc_id`, `id` are tried where `_id` is absent."""
+    title_field: str = "title"
+    text_field: str = "text"
+    max_text_chars: int = Field(1_000_000, ge=1)
+    """Longer texts are cut here, and counted."""
+    max_rejected_share: float = Field(0.01, ge=0, le=1)
+    """The import fails when more than this share of the lines is bad."""
+    shard_rows: int = Field(2048, ge=1)
+
+
+class ImportConfig(ImportSettings):
+    source: str
+    """A BEIR folder, or a file: .jsonl, .csv, .tsv, .parquet, each also .gz."""
+    out: str
+    kind: Literal["auto", "documents", "queries", "judgments"] = "auto"
+    """What a single file holds; a BEIR folder holds all three."""
+    split: str = "test"
+    """Which `qrels/SPLIT.tsv` of a BEIR folder."""
+
+
+class RetrieveSettings(Settings):
+    top_k: int = Field(100, ge=1)
+    """Section 5."""
+    fields: Literal["multifield", "flat"] = "multifield"
+    k1: float = Field(0.9, ge=0)
+    b: float = Field(0.4, ge=0, le=1)
+    drop_self: bool = False
+    """Remove from a query's ranking the document with the query's own id (ArguAna)."""
+    shard_queries: int = Field(64, ge=1)
+
+
+class RetrieveConfig(RetrieveSettings):
+    documents: str
+    queries: str
+    out: str
+    max_queries: int | None = Field(None, ge=1)
+    """A subset drawn by a stable hash of the query id."""
+    judgments: str | None = None
+    """With it only queries that have judgments are kept."""
+
+
+class ScoreSettings(Settings):
+    """How text pairs are scored by a cross-encoder."""
+
+    max_length: int = Field(512, ge=8)
+    """Tokens of a pair; the longer side is cut first (section 5)."""
+    batch_tokens: int = Field(8192, ge=1)
+    """Tokens of a batch, padding included."""
+
+
+class LabelConfig(ScoreSettings):
+    candidates: str
+    """A TREC run, or JSON lines {"query_id": ..., "doc_ids": [...]}; gzipped or not."""
+    queries: str
+    documents: str
+    """Queries and passages: imported folders, or files that `import` reads."""
+    out: str
+    model: str = MINILM_L6
+    """Section 1: MiniLM fine-tuned on MS MARCO."""
+    shard_rows: int = Field(2048, ge=1)
+    compute: Compute = Compute()
+
+
+class PairsSettings(Settings):
+    rule: Literal["paper", "authors", "spread"] = "paper"
+    """Which queries of a passage are kept; section 1's table."""
+    m: int = Field(4, ge=1)
+    """Positives, and negatives, a passage; section 1."""
+
+
+class PairsConfig(PairsSettings):
+    scores: str
+    """A scores folder or Parquet file (query_id, doc_id, score), or the public gzipped pickle of MS MARCO scores."""
+    queries: str
+    documents: str
+    out: str
+    partitions: int = Field(64, ge=1, le=1024)
+    shard_rows: int = Field(1_000_000, ge=1)
+    compute: Compute = Compute()
+
+
+class GeneratorSettings(Settings):
+    """Section 2."""
+
+    profile: Literal["paper", "authors"] = "paper"
+    """Which form the losses and the sampling of pairs take."""
+    n_relevance: int = Field(5, ge=1)
+    n_instruction: int = Field(10, ge=0)
+    instruction: str = "Generate a question for this passage with the labels:"
+    separator: str = "\nQuestion:"
+    """Decoder-only backbones: text between the document and the query."""
+    m: int = Field(4, ge=1)
+    """Positives, and negatives, of a document in a step."""
+    documents_per_step: int = Field(4, ge=1)
+    steps: int = Field(20_000, ge=0)
+    learning_rate: float = Field(1e-2, gt=0)
+    document_tokens: int = Field(128, ge=1)
+    query_tokens: int = Field(16, ge=2)
+    temperature: float = Field(0.25, gt=0)
+    """tau of Eq. 3."""
+    margin: float = 1.0
+    """eps of Eq. 4, nats."""
+    w_mle: float = Field(1.0, ge=0)
+    w_sc: float = Field(1.0, ge=0)
+    w_cal: float = Field(1.0, ge=0)
+    """Weights of Eq. 2, 3 and 4; 0 switches a loss off, and its computation."""
+    length_normalised: bool = False
+    """Eq. 4 on log-likelihoods a token instead of summed ones."""
+    dropout: bool = False
+    """Dropout in the frozen backbone while training (on in the authors' code)."""
+    held_out_documents: int = Field(64, ge=0)
+    """Documents, drawn by a stable hash, kept out of training for validation."""
+    seed: int = 0
+
+
+class TrainSettings(Settings):
+    """How the training loop runs; the same for both models."""
+
+    checkpoint_steps: int = _placement(100, ge=1)
+    validate_steps: int = Field(200, ge=1)
+    log_steps: int = Field(1, ge=1)
+    keep_checkpoints: int = _placement(2, ge=1)
+    zero_stage: Literal[0, 1, 2, 3] = 0
+
+
+class TrainGeneratorConfig(GeneratorSettings):
+    pairs: str
+    out: str
+    backbone: str = FLAN_T5
+    weight_decay: float = Field(0.0, ge=0)
+    gradient_clip: float = Field(0.0, ge=0)
+    """Norm; 0: none."""
+    train: TrainSettings = TrainSettings()
+    compute: Compute = Compute()
+
+
+class GenerateSettings(Settings):
+    """Section 3."""
+
+    relevances: tuple[float, ...] = (1.0, 0.0)
+    samples: int = Field(1, ge=1)
+    """Queries a (document, relevance)."""
+    decoding: Literal["greedy", "beam", "top_k"] = "top_k"
+    top_k: int = Field(10, ge=1)
+    beams: int = Field(3, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    document_tokens: int = Field(384, ge=1)
+    max_new_tokens: int = Field(64, ge=1)
+    batch_tokens: int = Field(16384, ge=1)
+    """Tokens of a batch, prompts, document and query together, padding included."""
+    shard_rows: int = Field(256, ge=1)
+    seed: int = 0
+
+    @field_validator("relevances")
+    @classmethod
+    def _in_range(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or any(not 0 <= r <= 1 for r in value) or len(set(value)) < len(value):
+            raise ValueError("relevances must be distinct numbers in [0, 1]")
+        return value
+
+
+class GenerateConfig(GenerateSettings):
+    documents: str
+    out: str
+    prompts: str | None = None
+    """A prompts folder; none: the ones that come with the package."""
+    backbone: str | None = None
+    """None: the one named in the prompts folder."""
+    max_documents: int | None = Field(None, ge=1)
+    """A subset drawn by a stable hash of the document id."""
+    compute: Compute = Compute()
+
+
+class RerankerSettings(Settings):
+    """Section 4."""
+
+    sign: Literal["paper", "authors"] = "paper"
+    activation: Literal["identity", "sigmoid"] = "identity"
+    negative_pair: Literal["query_query", "query_document"] = "query_query"
+    margin: float = 0.0
+    w_mr: float = Field(1.0, ge=0)
+    """Weight of Eq. 6; 0: positives only."""
+    batch: int = Field(8, ge=2)
+    """Documents a step."""
+    epochs: int = Field(2, ge=1)
+    learning_rate: float = Field(7e-6, gt=0)
+    warmup_epochs: float = Field(0.1, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    gradient_clip: float = Field(1.0, ge=0)
+    max_length: int = Field(384, ge=8)
+    batch_tokens: int = Field(8192, ge=1)
+    held_out_share: float = Field(0.1, gt=0, lt=1)
+    """Share of the documents, drawn by a stable hash, kept out of training to choose the weights and for the guard."""
+    held_out_max: int = Field(100, ge=1)
+    """Held-out documents at most."""
+    seed: int = 0
+
+
+class TrainRerankerConfig(RerankerSettings):
+    queries: str
+    """Generated queries with r = 1 and r = 0."""
+    documents: str
+    out: str
+    start: str = MINILM_L6
+    train: TrainSettings = TrainSettings(checkpoint_steps=20, validate_steps=40)
+    compute: Compute = Compute()
+
+
+class RankConfig(ScoreSettings):
+    run: str
+    """Candidates: a run folder or a TREC run."""
+    queries: str
+    documents: str
+    out: str
+    model: str = MINILM_L6
+    shard_queries: int = Field(16, ge=1)
+    compute: Compute = Compute()
+
+
+class QualitySettings(Settings):
+    """Section 5, quality of generated queries."""
+
+    judge: str = MINILM_L12
+    """A cross-encoder, or a T5 judge (monoT5); whichever its files say."""
+    encoder: str = "thenlper/gte-base"
+    """Bi-encoder for diversity and round trips; `none` leaves both out."""
+    pooling: Literal["mean", "cls"] = "mean"
+    max_length: int = Field(512, ge=8)
+    batch_tokens: int = Field(8192, ge=1)
+    shard_documents: int = Field(256, ge=1)
+
+
+class QualityConfig(QualitySettings):
+    queries: str
+    documents: str
+    out: str
+    compute: Compute = Compute()
+
+
+class EvaluateConfig(Settings):
+    run: str
+    """A TREC run or a run folder."""
+    qrels: str
+    """BEIR's TSV, TREC qrels, or an imported judgments folder."""
+    against: str | None = None
+    """A second run: adds its figures, the differences and a paired randomisation test."""
+    measures: tuple[str, ...] = ("nDCG@10", "R@100", "RR@10")
+    permutations: int = Field(10_000, ge=100)
+    seed: int = 0
+
+
+class VerifyConfig(Settings):
+    folder: str
+    """A stage's output folder, or the folder of a whole run."""
+
+
+class RunConfig(Settings):
+    """The whole way for one corpus."""
+
+    corpus: str | None = None
+    """A BEIR folder or a file of documents; none: the sample that comes with the package."""
+    out: str = "readqg-out"
+    split: str = "test"
+    prompts: str | None = None
+    backbone: str | None = None
+    start: str = MINILM_L12
+    max_documents: int | None = Field(None, ge=1)
+    """Documents that queries are written for, drawn by a stable hash (the whole corpus is always searched)."""
+    max_queries: int | None = Field(None, ge=1)
+    """Judged queries that are evaluated, drawn by a stable hash."""
+    documents: ImportSettings = ImportSettings()
+    retrieve: RetrieveSettings = RetrieveSettings()
+    generate: GenerateSettings = GenerateSettings()
+    reranker: RerankerSettings = RerankerSettings()
+    rank: ScoreSettings = ScoreSettings()
+    quality: QualitySettings | None = None
+    """None: no measures of query quality beyond those of the report's own table."""
+    train: TrainSettings = TrainSettings(checkpoint_steps=20, validate_steps=40)
+    compute: Compute = Compute()
+
+
+_AUTHORS_GENERATOR = {
+    "profile": "authors", "n_instruction": 13, "dropout": True,
+    "instruction": "Generate a question for the passage with relevance label: ",
+}
+_AUTHORS_RERANKER = {"sign": "authors", "activation": "sigmoid"}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "paper": {"RunConfig": {"backbone": FLAN_T5, "start": MINILM_L6}},
+    "authors": {
+        "PairsConfig": {"rule": "authors"},
+        "TrainGeneratorConfig": _AUTHORS_GENERATOR,
+        "TrainRerankerConfig": _AUTHORS_RERANKER,
+        "RunConfig": {"backbone": FLAN_T5, "start": MINILM_L6, "reranker": _AUTHORS_RERANKER},
+    },
+    "small": {
+        "TrainGeneratorConfig": {"steps": 200, "backbone": SMOLLM2, "learning_rate": 3e-3},
+        "TrainRerankerConfig": {"epochs": 1, "max_length": 192, "start": MINILM_L12},
+        "RunConfig": {
+            "max_documents": 64, "max_queries": 20,
+            "generate": {"document_tokens": 128, "max_new_tokens": 24},
+            "reranker": {"epochs": 1, "max_length": 192},
+            "retrieve": {"top_k": 30},
+            "rank": {"max_length": 256},
+        },
+    },
+}
+
+
+def merge(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries over one another, the last one winning."""
+    out: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = isinstance(value, dict) and isinstance(out.get(key), dict)
+            out[key] = merge(out[key], value) if both else value
+    return out
+
+
+def make(cls: type[_C], *layers: dict[str, Any]) -> _C:
+    """A config from layers of values, the last one winning.
+
+    Raises `ConfigError` naming each field at fault, what was found and what is allowed."""
+    try:
+        return cls.model_validate(merge(*layers))
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}; found {e['input']!r}" for e in error.errors()]
+        raise ConfigError(f"{cls.__name__} cannot be made:\n" + "\n".join(lines)) from None
