@@ -57,6 +57,8 @@ class Compute(Settings):
     device: Literal["auto", "cpu", "cuda"] = _placement("auto")
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto`: bf16 where the processor or GPU has it natively, else fp32."""
+    max_error_share: float = _placement(0.1, ge=0, le=1)
+    """A run fails when more than this share of its rows has an error; what is done stays."""
 
 
 class ImportSettings(Settings):

@@ -219,17 +219,18 @@ class OutputFolder:
                 (self.path / "_metrics" / f"{index:05d}.json").write_text(json.dumps(metrics))
         return {"index": index, "committed": won, **counts, **result.metrics}
 
-    def finish(self, total: int) -> dict[str, Any]:
-        """Write `_SUCCESS` once every shard is there; returns it. Does nothing where it exists."""
-        if self.done:
-            return _read_json(self.path / "_SUCCESS")
+    def summary(self, total: int) -> dict[str, Any]:
+        """What `_SUCCESS` will say. Raises `FolderError` where a shard is not there yet."""
         absent = self.missing(total)
         if absent:
             raise FolderError(f"{self.path}: {len(absent)} of {total} shards are not there yet.")
         parts = {part_name(i, total): self._part_facts(i, total) for i in range(total)}
         counts = {key: sum(p[key] for p in parts.values()) for key in ("inputs", "rows", "errors", "nothing")}
-        return self._succeed({"counts": counts, "shards": total, "parts": parts,
-                              "fingerprint": fingerprint([p["sha256"] for p in parts.values()])})
+        return {"counts": counts, "shards": total, "parts": parts, "fingerprint": fingerprint([p["sha256"] for p in parts.values()])}
+
+    def finish(self, total: int) -> dict[str, Any]:
+        """Write `_SUCCESS` once every shard is there; returns it. Does nothing where it exists."""
+        return _read_json(self.path / "_SUCCESS") if self.done else self._succeed(self.summary(total))
 
     def commit_files(self, files: Path, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Make a folder of files (a model) the content of this one and write `_SUCCESS`, with `facts` in it."""

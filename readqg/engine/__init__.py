@@ -1,0 +1,1 @@
+"""The only package that imports ray or deepspeed: it runs stages, and knows nothing of queries or relevance."""

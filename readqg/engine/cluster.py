@@ -1,0 +1,66 @@
+"""Connecting to Ray: a local one that is started and ended here, or a running cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Ray reads these when it is imported: no usage reports, no notices meant for other programs.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+
+import ray
+
+from readqg.config import Compute
+from readqg.errors import ConfigError, RunError
+
+log = logging.getLogger("readqg")
+
+_OBJECT_STORE_BYTES = 1 << 30
+
+
+@contextmanager
+def connect(compute: Compute) -> Iterator[None]:
+    """A Ray to work on. A connection that is open already is used and left open; a local Ray started here ends here.
+
+    Raises `RunError` where the cluster at `compute.ray_address` does not answer."""
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        if compute.ray_address is None:
+            _start_local()
+        else:
+            ray.init(address=compute.ray_address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = compute.ray_address or "this machine"
+        raise RunError(f"Ray on {where} does not answer: {error}. Check --compute.ray-address, and RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH "
+                       "where the cluster wants a token.") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_local() -> None:
+    # A pool and its CPU steps need two logical CPUs to make progress, also on a machine with one core.
+    shm = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else _OBJECT_STORE_BYTES
+    ray.init(
+        address="local", num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, log_to_driver=False,
+        object_store_memory=max(80 << 20, min(_OBJECT_STORE_BYTES, int(shm * 0.5))), logging_level=logging.ERROR,
+    )
+
+
+def model_cpus(workers: int) -> float:
+    """Logical CPUs a model worker asks for, so that `workers` of them and the CPU steps (0.25 each) always fit.
+
+    Raises `ConfigError` where that many workers do not fit."""
+    total = ray.cluster_resources().get("CPU", 1.0)
+    share = (total - 0.5) / workers
+    if share < 0.05:
+        raise ConfigError(f"{workers} workers do not fit on {total:g} CPUs; give at most {int(total - 0.5) * 4} with --compute.workers.")
+    return float(int(share)) if share >= 1 else int(share * 20) / 20

@@ -1,0 +1,168 @@
+"""Shard stages on Ray Data: read and prepare on CPU, compute on a pool of model workers, commit, and fold the receipts.
+
+A row of the dataset is a shard to do, and its rows travel with it as an Arrow IPC stream. Documents as rows and a block as
+a shard would rest on what Ray does not promise: empty blocks vanish, large ones are split, equal resources fuse a CPU step
+into the model worker. `ray.data.checkpoint` is not used either: it holds all ids in memory, is not bound to the config,
+and only appends. Here the output folder itself says what is done, and a commit never overwrites.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+from typing import Any
+
+import pyarrow as pa
+
+from readqg.config import Compute, identity
+from readqg.engine import cluster
+from readqg.errors import ReadQGError, RunError
+from readqg.progress import Progress
+from readqg.shards import OutputFolder
+from readqg.stage import ShardResult, ShardStage, compute_shard
+
+import ray  # isort: skip  (after `cluster`, which sets what Ray reads at import)
+
+log = logging.getLogger("readqg")
+
+_STEP_CPUS = 0.25  # never 0, and never so much that the pool and the steps do not fit on two CPUs
+_TRIES = 3
+
+
+def run(stage: ShardStage, config: Any) -> dict[str, Any]:
+    """Run the shards of `stage` that are not yet in `config.out`; returns what `_SUCCESS` says.
+
+    The same call goes on where an earlier one stopped. Raises `FolderError` where the folder was begun with something else,
+    `RunError` where too many rows failed or a worker died again and again; what is committed stays in every case."""
+    folder = OutputFolder.begin(config.out, stage.name, identity(config), stage.inputs(), stage.models())
+    if folder.done:
+        log.info("%s: %s is complete", stage.name, folder.path)
+        return folder.finish(stage.total)
+    run_shards(stage, folder, config.compute)
+    return finish(stage, folder, config.compute.max_error_share)
+
+
+def run_shards(stage: ShardStage, folder: OutputFolder, compute: Compute) -> None:
+    """Compute and commit every missing shard."""
+    missing = folder.missing(stage.total)
+    if not missing:
+        return
+    with cluster.connect(compute), Progress(stage.name, stage.total, "shards", stage.total - len(missing)) as progress:
+        began, rows = time.monotonic(), 0
+        for receipt in _receipts(stage, folder, compute, missing):
+            rows += receipt["inputs"]
+            progress.advance(1, f"{rows / (time.monotonic() - began):.1f} rows/s")
+
+
+def finish(stage: ShardStage, folder: OutputFolder, max_error_share: float) -> dict[str, Any]:
+    """Write `_SUCCESS`, unless more than `max_error_share` of the input rows have an error (`RunError`)."""
+    success = folder.summary(stage.total)
+    counts = success["counts"]
+    if counts["errors"] > max_error_share * max(counts["inputs"], 1):
+        raise RunError(
+            f"{stage.name}: {counts['errors']} of {counts['inputs']} rows have an error, more than the {max_error_share:.0%} allowed. "
+            f"Column `error` in {folder.path} says why. Mend the input, or raise --compute.max-error-share and give the command again.")
+    return folder.finish(stage.total)
+
+
+def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing: list[int]) -> Any:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = 0
+    context.max_consecutive_actor_init_deaths = _TRIES
+    for name in ("ray.data", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    shards = ray.data.from_items([{"shard": i} for i in missing], override_num_blocks=len(missing))
+    data = shards.map_batches(_Read(stage), batch_size=1, batch_format="pyarrow", num_cpus=_STEP_CPUS)
+    if stage.needs_model:
+        with warnings.catch_warnings():
+            # Ray 2.60 takes what bounds its retries only as remote arguments, and says that 2.64 will not; Ray is pinned below that.
+            warnings.simplefilter("ignore")
+            data = data.map_batches(
+                _Model, fn_constructor_args=(stage,), batch_size=1, batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=compute.workers, max_tasks_in_flight_per_actor=2),
+                num_cpus=cluster.model_cpus(compute.workers), num_gpus=stage.resources.gpus or None,
+                max_task_retries=_TRIES - 1, max_restarts=_TRIES,
+            )
+    data = data.map_batches(_Commit(stage, folder), batch_size=1, batch_format="pyarrow", num_cpus=_STEP_CPUS)
+    try:
+        for batch in data.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+            for text in batch["receipt"].to_pylist():
+                yield json.loads(text)
+    except ray.exceptions.RayError as error:
+        raise _explained(stage, error) from error
+
+
+def _explained(stage: ShardStage, error: BaseException) -> ReadQGError:
+    """The user's own error where one lies at the bottom, else a `RunError` with the last cause in words."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ReadQGError):
+            return type(cause)(str(cause).split("\n\n")[-1]) if not cause.args else cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return RunError(f"{stage.name}: a worker failed: {str(error).strip().splitlines()[-1]}. What is committed stays; the same command goes on.")
+
+
+class _Read:
+    """CPU step: the rows of a shard, read and prepared. A stage without a model is computed here too."""
+
+    def __init__(self, stage: ShardStage) -> None:
+        self.stage = stage
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        index = batch["shard"][0].as_py()
+        began = time.monotonic()
+        table = self.stage.prepare(self.stage.read(index))
+        if self.stage.needs_model:
+            return _row(index, {}, table)
+        self.stage.load()
+        return _pack(index, compute_shard(self.stage, table), time.monotonic() - began)
+
+
+class _Model:
+    """A model worker."""
+
+    def __init__(self, stage: ShardStage) -> None:
+        self.stage = stage
+        stage.load()
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        index, _, table = _unrow(batch)
+        began = time.monotonic()
+        result = compute_shard(self.stage, table)
+        return _pack(index, result, time.monotonic() - began)
+
+
+class _Commit:
+    """CPU step: the shard appears under its final name; what goes on is its receipt."""
+
+    def __init__(self, stage: ShardStage, folder: OutputFolder) -> None:
+        self.stage, self.folder = stage, folder
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        index, facts, table = _unrow(batch)
+        seconds = facts.pop("seconds")
+        result = ShardResult(table=table, **facts)
+        receipt = self.folder.commit(index, self.stage.total, result, self.stage.row_groups(table), seconds)
+        return pa.table({"receipt": [json.dumps(receipt)]})
+
+
+def _pack(index: int, result: ShardResult, seconds: float) -> pa.Table:
+    facts = {name: getattr(result, name) for name in ("inputs", "errors", "nothing", "first_id", "last_id", "metrics")}
+    return _row(index, {**facts, "seconds": seconds}, result.table)
+
+
+def _row(index: int, facts: dict[str, Any], table: pa.Table) -> pa.Table:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    payload = pa.array([sink.getvalue().to_pybytes()], pa.large_binary())
+    return pa.table({"shard": pa.array([index], pa.int64()), "facts": [json.dumps(facts)], "payload": payload})
+
+
+def _unrow(batch: pa.Table) -> tuple[int, dict[str, Any], pa.Table]:
+    with pa.ipc.open_stream(batch["payload"][0].as_buffer()) as reader:
+        table = reader.read_all()
+    return batch["shard"][0].as_py(), json.loads(batch["facts"][0].as_py()), table
