@@ -230,7 +230,11 @@ class OutputFolder:
 
     def finish(self, total: int) -> dict[str, Any]:
         """Write `_SUCCESS` once every shard is there; returns it. Does nothing where it exists."""
-        return _read_json(self.path / "_SUCCESS") if self.done else self._succeed(self.summary(total))
+        return self.success() if self.done else self._succeed(self.summary(total))
+
+    def success(self) -> dict[str, Any]:
+        """What `_SUCCESS` says."""
+        return _read_json(self.path / "_SUCCESS")
 
     def commit_files(self, files: Path, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Make a folder of files (a model) the content of this one and write `_SUCCESS`, with `facts` in it."""
@@ -254,7 +258,7 @@ class OutputFolder:
     def _succeed(self, success: dict[str, Any]) -> dict[str, Any]:
         self._create("_SUCCESS", json.dumps({"stage": self.stage, **success}, indent=1, default=float).encode())
         shutil.rmtree(self.tmp, ignore_errors=True)
-        return _read_json(self.path / "_SUCCESS")
+        return self.success()
 
     def _create(self, name: str, content: bytes) -> None:
         """Make a small file appear whole, once."""

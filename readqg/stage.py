@@ -14,14 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What one model worker of a stage needs. `gpus` is 0 or 1; `threads` are torch's, 0 for all cores of the worker."""
-
-    gpus: int = 0
-    threads: int = 0
-
-
 class ShardStage:
     """Rows in, rows out.
 
@@ -32,13 +24,20 @@ class ShardStage:
     name: str
     schema: pa.Schema
     key: tuple[str, ...]
-    resources: Resources = Resources()
     needs_model = True  # False: no actor pool, `compute` runs in the CPU step
 
     @property
     def total(self) -> int:
         """Number of shards. Depends on the input and the config alone, never on workers."""
         raise NotImplementedError
+
+    def inputs(self) -> dict[str, str]:
+        """Name -> fingerprint of every input; a folder begun with others is refused."""
+        raise NotImplementedError
+
+    def models(self) -> dict[str, str]:
+        """Name -> fingerprint of every model used."""
+        return {}
 
     def read(self, index: int) -> pa.Table:
         """The input rows of shard `index` (0-based), on a CPU worker."""
@@ -121,7 +120,14 @@ class TrainStage:
     name: str
     steps: int
     seed: int
-    resources: Resources = Resources()
+
+    def inputs(self) -> dict[str, str]:
+        """Name -> fingerprint of every input; a folder begun with others is refused."""
+        raise NotImplementedError
+
+    def models(self) -> dict[str, str]:
+        """Name -> fingerprint of every model used."""
+        return {}
 
     def build(self) -> Any:
         """The `torch.nn.Module` to train; parameters that require gradients are the ones trained."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 # Ray reads these when it is imported: no usage reports, no notices meant for other programs.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
 import ray
 
@@ -53,6 +53,11 @@ def _start_local() -> None:
         address="local", num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, log_to_driver=False,
         object_store_memory=max(80 << 20, min(_OBJECT_STORE_BYTES, int(shm * 0.5))), logging_level=logging.ERROR,
     )
+
+
+def has_gpu(compute: Compute) -> bool:
+    """Whether model workers get a GPU each: they do where the cluster has one, unless the config says `cpu`."""
+    return compute.device != "cpu" and ray.cluster_resources().get("GPU", 0.0) >= 1
 
 
 def model_cpus(workers: int) -> float:

@@ -83,8 +83,8 @@ def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing
             data = data.map_batches(
                 _Model, fn_constructor_args=(stage,), batch_size=1, batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=compute.workers, max_tasks_in_flight_per_actor=2),
-                num_cpus=cluster.model_cpus(compute.workers), num_gpus=stage.resources.gpus or None,
-                max_task_retries=_TRIES - 1, max_restarts=_TRIES,
+                num_cpus=cluster.model_cpus(compute.workers), num_gpus=1 if cluster.has_gpu(compute) else None,
+                max_task_retries=_TRIES - 1,
             )
     data = data.map_batches(_Commit(stage, folder), batch_size=1, batch_format="pyarrow", num_cpus=_STEP_CPUS)
     try:
