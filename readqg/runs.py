@@ -1,0 +1,166 @@
+"""Rankings: TREC run files in and out, run folders in, and the one order that every part of ReadQG ranks by.
+
+A run is `{query_id: {doc_id: score}}`. The order is trec_eval's: by score as a 32-bit float, highest first; equal scores by
+doc_id, highest first. The rank column of a TREC file is never read.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import logging
+import math
+import os
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from readqg.errors import InputError
+from readqg.shards import explained, open_input
+
+Run = dict[str, dict[str, float]]
+
+log = logging.getLogger("readqg")
+
+TREC_FILE = "_run.trec"
+_GZIP_MAGIC = b"\x1f\x8b"
+_UNFIT = re.compile(r"[ \t\n\r\v\f\ud800-\udfff]")
+
+
+def ranked(scores: Mapping[str, float]) -> list[tuple[str, float]]:
+    """A query's documents, best first. Scores are numbers; a NaN has no place in an order."""
+    with np.errstate(over="ignore"):
+        rounded = np.fromiter(scores.values(), np.float64, len(scores)).astype(np.float32).tolist()
+    order = sorted(zip(rounded, scores, strict=True), reverse=True)
+    return [(doc_id, scores[doc_id]) for _, doc_id in order]
+
+
+def read_run(path: str | Path) -> Run:
+    """A run from a run folder or from a TREC file, plain or gzipped. Queries come in the order of the file.
+
+    Rows of a folder that have an error instead of a score are left out, with a warning. Raises `InputError`."""
+    path = Path(path)
+    return _read_folder(path) if path.is_dir() else read_trec(path)
+
+
+def read_trec(path: str | Path) -> Run:
+    """Read a TREC run file: query_id, `Q0`, doc_id, rank, score, tag, parted by ASCII white space.
+
+    Raises `InputError` naming file and line: not six columns, a score that is no finite number, a document twice under one
+    query, not UTF-8, a damaged gzip file; also for a file with no lines."""
+    path, run = Path(path), Run()
+    for number, line in _lines(path):
+        columns = line.split()
+        if not columns:
+            continue
+        if len(columns) != 6:
+            raise InputError(f"{path}, line {number}: {len(columns)} columns where a TREC run has 6 "
+                             f"(query_id Q0 doc_id rank score tag): {line[:100].decode(errors='replace').strip()!r}")
+        query_id, doc_id, score = _text(columns[0], path, number), _text(columns[2], path, number), columns[4]
+        documents = run.setdefault(query_id, {})
+        if doc_id in documents:
+            raise InputError(f"{path}, line {number}: document {doc_id!r} stands twice under query {query_id!r}. Remove one.")
+        documents[doc_id] = _number(score, path, number)
+    if not run:
+        raise InputError(f"{path} is empty; a TREC run has lines of query_id Q0 doc_id rank score tag.")
+    return run
+
+
+def write_trec(path: str | Path, run: Mapping[str, Mapping[str, float]], tag: str = "readqg") -> None:
+    """Write a TREC run file (gzipped where the name ends in .gz), ranked, each score in full precision.
+
+    The file appears whole or not at all. Raises `InputError` for an id that the format cannot hold (empty, with white
+    space, or no valid Unicode), `FolderError` where the disk is full or may not be written."""
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with explained(f"writing {path}"):
+        try:
+            with _writer(partial, compressed=path.suffix == ".gz") as file:
+                for query_id, scores in run.items():
+                    _check_id(query_id, "query")
+                    for rank, (doc_id, score) in enumerate(ranked(scores), 1):
+                        _check_id(doc_id, "document")
+                        file.write(f"{query_id} Q0 {doc_id} {rank} {float(score)!r} {tag}\n")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_trec_beside(folder: str | Path, tag: str) -> None:
+    """Write `_run.trec` into a finished run folder, unless it is there. Ids that the format cannot hold are a warning only:
+    the folder itself is the result."""
+    target = Path(folder) / TREC_FILE
+    if target.exists():
+        return
+    try:
+        write_trec(target, _read_folder(Path(folder)), tag)
+    except InputError as error:
+        log.warning("%s is not written: %s", target, error)
+
+
+def _read_folder(path: Path) -> Run:
+    folder, run, without_score = open_input(path, ("query_id", "doc_id", "score")), Run(), 0
+    for start in range(0, folder.rows, 1_000_000):
+        table = folder.read(start, start + 1_000_000, ["query_id", "doc_id", "score"])
+        for query_id, doc_id, score in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            if score is None or doc_id is None or math.isnan(score):
+                without_score += 1
+                continue
+            run.setdefault(query_id, {})[doc_id] = score
+    if without_score:
+        log.warning("%s: %d rows have an error instead of a score and are not in the ranking", path, without_score)
+    return run
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file or folder. Give a TREC run file or the output folder of `retrieve` or `rank`.")
+    number = 0
+    try:
+        with path.open("rb") as raw:
+            start = raw.read(3)
+            raw.seek(3 if start == codecs.BOM_UTF8 else 0)
+            stream = gzip.GzipFile(fileobj=raw) if start.startswith(_GZIP_MAGIC) else raw
+            for number, line in enumerate(stream, 1):
+                yield number, line
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}, after line {number}: the gzip file is damaged ({error}). Fetch or make it again.") from error
+    except PermissionError as error:
+        raise InputError(f"{path}: no permission to read it. Mend its rights.") from error
+
+
+def _text(column: bytes, path: Path, line: int) -> str:
+    try:
+        return column.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}, line {line}: {column[:100]!r} is not UTF-8 ({error.reason}). Is it a TREC run?") from error
+
+
+def _number(text: bytes, path: Path, line: int) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise InputError(f"{path}, line {line}: the score (column 5) is {text.decode(errors='replace')!r}, not a finite number.")
+    return score
+
+
+@contextmanager
+def _writer(path: Path, compressed: bool) -> Iterator[TextIO]:
+    with path.open("wb") as raw:
+        # No name and no time in the gzip header, so that equal runs are equal files.
+        stream: Any = gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) if compressed else raw
+        with io.TextIOWrapper(stream, encoding="utf-8", newline="\n") as file:
+            yield file
+
+
+def _check_id(text: str, kind: str) -> None:
+    if not text or _UNFIT.search(text):
+        raise InputError(f"a TREC run parts its columns by white space and is UTF-8, so it cannot hold the {kind} id {text!r}.")
