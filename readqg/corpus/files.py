@@ -1,0 +1,275 @@
+"""Rows of a file, one at a time: JSON lines, CSV, TSV, Parquet, judgments; plain or gzipped.
+
+Nothing here knows what a document is. A line that cannot be read comes out as a `Line` with a reason, so that the caller may
+set it aside and go on; what makes the whole file unreadable raises `InputError`.
+
+A gzip file is known by its first two bytes, not by its name. It is refused when it inflates like a bomb: text shrinks 3 to 10
+times, never 200 times over a hundred megabytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import itertools
+import json
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from readqg.errors import InputError
+
+SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+_GZIP_MAGIC = b"\x1f\x8b"
+_BOMB_RATIO = 200
+_BOMB_FLOOR_BYTES = 100 << 20
+_MAX_LINE_BYTES = 64 << 20
+_PARQUET_BATCH_ROWS = 512
+_TSV_LINES_IN_QUOTES = 200
+_EXCERPT_CHARS = 200
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row: where it is (1-based line, or row of a Parquet file) and its fields, or why it has none."""
+
+    number: int
+    fields: dict[str, Any] | None
+    reason: str = ""
+    excerpt: str = ""
+
+
+def file_format(path: Path) -> str:
+    """The suffix that says how to read `path`, without `.gz`."""
+    suffixes = [s.lower() for s in path.suffixes if s.lower() != ".gz"]
+    return suffixes[-1] if suffixes else ""
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """The rows of a file of documents or queries.
+
+    Raises `InputError` where the file cannot be opened, has an unknown suffix, is damaged or is a gzip bomb."""
+    readers = dict(zip(SUFFIXES, (_json_lines, _json_lines, _csv_records, _tsv_records, _parquet_rows), strict=True))
+    suffix = file_format(path)
+    if suffix not in readers:
+        known = ", ".join(SUFFIXES)
+        raise InputError(f"{path}: unknown kind of file ({suffix or 'no suffix'}). Known: {known}, each also with .gz.")
+    return readers[suffix](path)
+
+
+def read_judgment_lines(path: Path) -> Iterator[Line]:
+    """The rows of a file of judgments: BEIR's three tab-separated columns, TREC's four, or any of the formats above."""
+    if file_format(path) in (".jsonl", ".ndjson", ".csv", ".parquet"):
+        return read_lines(path)
+    return _qrels(path)
+
+
+def columns(path: Path) -> list[str] | None:
+    """Column names of a CSV, TSV or Parquet file; None for JSON lines, where each line has its own."""
+    suffix = file_format(path)
+    if suffix == ".parquet":
+        with _parquet(path) as parquet:
+            return list(parquet.schema_arrow.names)
+    if suffix not in (".csv", ".tsv"):
+        return None
+    with opened(path) as file:
+        first = next(_text_lines(path, file), (1, ""))[1]
+    return next(csv.reader([first], delimiter="\t" if suffix == ".tsv" else ","), [])
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, inflated where it is gzipped; the operating system's refusals become `InputError`."""
+    try:
+        with path.open("rb") as raw:
+            gzipped = raw.read(2) == _GZIP_MAGIC
+            raw.seek(0)
+            yield cast(BinaryIO, io.BufferedReader(_Inflated(raw, path), 1 << 20)) if gzipped else raw
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; a file was expected.") from None
+    except PermissionError:
+        raise InputError(f"{path}: no permission to read it. Mend its rights (chmod +r) or copy it elsewhere.") from None
+
+
+class _Inflated(io.RawIOBase):
+    def __init__(self, raw: BinaryIO, path: Path) -> None:
+        self._raw, self._path, self._gzip, self._bytes = raw, path, gzip.GzipFile(fileobj=raw), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            chunk = self._gzip.read(len(buffer))
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{self._path}: the gzip file is damaged or cut off after {self._bytes:,} bytes of content "
+                             f"({error}). Fetch or compress it again.") from None
+        self._bytes += len(chunk)
+        if self._bytes > _BOMB_FLOOR_BYTES and self._bytes > _BOMB_RATIO * self._raw.tell():
+            raise InputError(f"{self._path}: inflates more than {_BOMB_RATIO} times (stopped at {self._bytes:,} bytes): this is "
+                             "no text but a gzip bomb. If it is meant, give the inflated file.")
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+
+def _bounded(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+    """Numbered lines, ended by a newline byte alone; None for one that is longer than memory should hold."""
+    for number in itertools.count(1):
+        raw = file.readline(_MAX_LINE_BYTES)
+        if not raw:
+            return
+        if len(raw) < _MAX_LINE_BYTES or raw.endswith(b"\n"):
+            yield number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+            continue
+        while (rest := file.readline(_MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+            pass
+        yield number, None
+
+
+def _json_lines(path: Path) -> Iterator[Line]:
+    with opened(path) as file:
+        for number, raw in _bounded(file):
+            if raw is None:
+                yield Line(number, None, f"the line is longer than {_MAX_LINE_BYTES:,} bytes")
+            elif raw.strip():
+                yield _json_line(number, raw)
+
+
+def _json_line(number: int, raw: bytes) -> Line:
+    excerpt = raw[:_EXCERPT_CHARS].decode("utf-8", "replace").rstrip("\r\n")
+    try:
+        fields = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return Line(number, None, f"not valid UTF-8 (byte {error.start + 1} of the line)", excerpt)
+    except json.JSONDecodeError as error:
+        return Line(number, None, f"not valid JSON: {error.msg} (character {error.colno})", excerpt)
+    except (ValueError, RecursionError) as error:
+        return Line(number, None, f"not usable JSON: {error}", excerpt)
+    if not isinstance(fields, dict):
+        return Line(number, None, f"a JSON object was expected, found {type(fields).__name__}", excerpt)
+    return Line(number, fields, excerpt=excerpt)
+
+
+def _text_lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
+    """Bytes that are no UTF-8 become lone surrogates, which UTF-8 itself cannot hold: `_record` knows them by that."""
+    for number, raw in _bounded(file):
+        if raw is None:
+            raise InputError(f"{path}, line {number}: longer than {_MAX_LINE_BYTES:,} bytes. Is it a text file?")
+        yield number, raw.decode("utf-8", "surrogateescape")
+
+
+def _record(number: int, header: list[str], values: list[str]) -> Line:
+    excerpt = " | ".join(values)[:_EXCERPT_CHARS].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if any("\ud800" <= c <= "\udfff" for value in values for c in value):
+        return Line(number, None, "not valid UTF-8", excerpt)
+    if len(values) != len(header):
+        return Line(number, None, f"{len(values)} fields, but the header has {len(header)} ({', '.join(header)})", excerpt)
+    return Line(number, dict(zip(header, values, strict=True)), excerpt=excerpt)
+
+
+def _csv_records(path: Path) -> Iterator[Line]:
+    csv.field_size_limit(_MAX_LINE_BYTES)
+    with opened(path) as file:
+        reader = csv.reader((text for _, text in _text_lines(path, file)), strict=True)
+        header: list[str] = []
+        while True:
+            number = reader.line_num + 1
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield Line(number, None, f"not valid CSV: {error}")
+                continue
+            if not header:
+                header = values
+            elif values:
+                yield _record(number, header, values)
+
+
+def _tsv_records(path: Path) -> Iterator[Line]:
+    """Two kinds of TSV are about: quoted like CSV, and with no quoting at all. A record is read as quoted where that works
+    out, over several lines if need be, and else as one literal line: an odd quote never swallows its neighbours."""
+    with opened(path) as file:
+        lines = _text_lines(path, file)
+        header: list[str] = []
+        ahead: list[tuple[int, str]] = []
+        while True:
+            first = ahead.pop(0) if ahead else next(lines, None)
+            if first is None:
+                return
+            values, used = _tsv_values(first[1], lines, ahead)
+            del ahead[:used]
+            if not header:
+                header = values
+            elif values != [""]:
+                yield _record(first[0], header, values)
+
+
+def _tsv_values(text: str, lines: Iterator[tuple[int, str]], ahead: list[tuple[int, str]]) -> tuple[list[str], int]:
+    """The fields of the record that begins with line `text`, and how many of the lines `ahead` it took; reads on as needed."""
+    literal = text.rstrip("\r\n").split("\t")
+    if not any(value.startswith('"') for value in literal):
+        return literal, 0
+    for used in range(_TSV_LINES_IN_QUOTES):
+        try:
+            return next(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)), used
+        except csv.Error as error:
+            if "unexpected end" not in str(error):
+                return literal, 0
+        if used == len(ahead):
+            following = next(lines, None)
+            if following is None:
+                return literal, 0
+            ahead.append(following)
+        text += ahead[used][1]
+    return literal, 0
+
+
+def _qrels(path: Path) -> Iterator[Line]:
+    with opened(path) as file:
+        for number, text in _text_lines(path, file):
+            text = text.rstrip("\r\n")
+            values = text.split("\t") if "\t" in text else text.split()
+            if len(values) == 4:  # TREC: query, iteration, document, grade
+                values = [values[0], values[2], values[3]]
+            if not text.strip() or (number == 1 and values[-1:] in (["score"], ["relevance"])):
+                continue
+            if len(values) == 3:
+                yield _record(number, ["query_id", "doc_id", "relevance"], values)
+            else:
+                reason = f"{len(values)} columns; expected 3 (query-id, corpus-id, score) or TREC's 4"
+                yield Line(number, None, reason, text[:_EXCERPT_CHARS])
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    with opened(path) as file, tempfile.TemporaryFile() as whole:
+        if isinstance(file, io.BufferedReader) and isinstance(file.raw, _Inflated):
+            while chunk := file.read(1 << 20):
+                whole.write(chunk)
+            whole.seek(0)
+            file = cast(BinaryIO, whole)
+        try:
+            yield pq.ParquetFile(file)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InputError(f"{path}: not a Parquet file, or damaged ({error}).") from None
+
+
+def _parquet_rows(path: Path) -> Iterator[Line]:
+    with _parquet(path) as parquet:
+        number = 0
+        for batch in parquet.iter_batches(batch_size=_PARQUET_BATCH_ROWS):
+            for fields in batch.to_pylist():
+                number += 1
+                yield Line(number, fields, excerpt=str({k: str(v)[:40] for k, v in fields.items()})[:_EXCERPT_CHARS])
