@@ -61,16 +61,20 @@ def _lower_body(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Parameters of the body to `dtype`; what reads its states (pooler, classifier) stays float32 and casts what it is given.
 
     Parameters only: buffers such as rotary frequencies must stay as they were built."""
-    body = model.base_model
-    pooler = getattr(body, "pooler", None)
-    kept = set(pooler.parameters()) if isinstance(pooler, nn.Module) else set()
-    for parameter in body.parameters():
+    head = head_modules(model)
+    kept = {parameter for module in head for parameter in module.parameters()}
+    for parameter in model.base_model.parameters():
         if parameter not in kept:
             parameter.data = parameter.data.to(dtype)
-    heads = [child for child in model.children() if child is not body]
-    for module in [*heads, pooler]:
-        if isinstance(module, nn.Module):
-            module.register_forward_pre_hook(_cast_to_float32, with_kwargs=True)
+    for module in head:
+        module.register_forward_pre_hook(_cast_to_float32, with_kwargs=True)
+
+
+def head_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """What turns the body's states into the logit: the classifier with its dropout, and the pooler where there is one."""
+    pooler = getattr(model.base_model, "pooler", None)
+    head = [child for child in model.children() if child is not model.base_model]
+    return [*head, pooler] if isinstance(pooler, nn.Module) else head
 
 
 def _cast_to_float32(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -116,6 +120,26 @@ class PairTokenizer:
         ids = {text: np.asarray(row, dtype=np.int32) for text, row in zip(texts, tokens, strict=True)}
         built = [self._join(ids[first], ids[second]) for first, second in pairs]
         return EncodedPairs([row for row, _ in built], [row for _, row in built])
+
+    def batch(self, encoded: EncodedPairs, rows: Sequence[int], device: torch.device | str) -> dict[str, torch.Tensor]:
+        """The model's inputs for some of the pairs: (len(rows), longest of them) tensors, padded."""
+        ids = [encoded.input_ids[i] for i in rows]
+        inputs = {
+            "input_ids": self._pad(ids, self.tokenizer.pad_token_id),
+            "attention_mask": self._pad([np.ones_like(row) for row in ids], 0),
+        }
+        if "token_type_ids" in self.tokenizer.model_input_names:
+            inputs["token_type_ids"] = self._pad([encoded.type_ids[i] for i in rows], self.tokenizer.pad_token_type_id)
+        return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+    def _pad(self, rows: list[np.ndarray], value: int) -> torch.Tensor:
+        padded = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)
+        for line, row in zip(padded, rows, strict=True):
+            if self.tokenizer.padding_side == "left":
+                line[len(line) - len(row):] = row
+            else:
+                line[:len(row)] = row
+        return torch.from_numpy(padded)
 
     def _join(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         keep_first, keep_second = _longest_first(len(first), len(second), self._room)
@@ -188,21 +212,6 @@ class CrossEncoderScorer:
 
     @torch.inference_mode()
     def _forward(self, encoded: EncodedPairs, rows: list[int]) -> list[float]:
-        tokenizer = self.tokenize.tokenizer
-        batch = {
-            "input_ids": self._pad([encoded.input_ids[i] for i in rows], tokenizer.pad_token_id),
-            "attention_mask": self._pad([np.ones_like(encoded.input_ids[i]) for i in rows], 0),
-        }
-        if "token_type_ids" in tokenizer.model_input_names:
-            batch["token_type_ids"] = self._pad([encoded.type_ids[i] for i in rows], tokenizer.pad_token_type_id)
+        batch = self.tokenize.batch(encoded, rows, self.model.device)
         logits: list[float] = self.model(**batch).logits[:, 0].float().tolist()
         return logits
-
-    def _pad(self, rows: list[np.ndarray], value: int) -> torch.Tensor:
-        padded = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)
-        for line, row in zip(padded, rows, strict=True):
-            if self.tokenize.tokenizer.padding_side == "left":
-                line[len(line) - len(row):] = row
-            else:
-                line[:len(row)] = row
-        return torch.from_numpy(padded).to(self.model.device)
