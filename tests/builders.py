@@ -1,0 +1,81 @@
+"""Tiny models that tests build: real classes of transformers, random weights, loadable folders."""
+
+import string
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+WORDS = ["the", "wing", "flow", "boundary", "layer", "shock", "heat", "query", "document", "relevant", "what", "is", "of"]
+
+
+def bert_tokenizer() -> PreTrainedTokenizerFast:
+    """WordPiece over a few words and single characters, so that any ASCII text has tokens."""
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    characters = string.ascii_lowercase + string.digits + string.punctuation
+    pieces = [*specials, *WORDS, *characters, *("##" + c for c in characters)]
+    backend = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]", model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def tiny_cross_encoder(folder: Path, max_positions: int = 64, seed: int = 0) -> Path:
+    """A BERT cross-encoder of two layers and one label whose logits differ from pair to pair."""
+    tokenizer = bert_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=max_positions, num_labels=1, initializer_range=0.3,
+    )
+    torch.manual_seed(seed)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def t5_tokenizer() -> PreTrainedTokenizerFast:
+    """Unigram over a few words and single characters, in T5's form: `<pad>`, `</s>`, `<unk>`, pieces beginning with a bar."""
+    characters = string.ascii_letters + string.digits + string.punctuation
+    words = ["▁true", "▁false", *("▁" + word for word in WORDS)]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0)]
+    pieces += [(word, -4.0) for word in words] + [(c, -5.0) for c in characters]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=False))
+    metaspace = {"replacement": "▁", "prepend_scheme": "always"}
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(**metaspace)])
+    backend.decoder = decoders.Metaspace(**metaspace)
+    backend.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+def tiny_t5(folder: Path, tied: bool = True, seed: int = 0) -> Path:
+    """A T5 of two layers. `tied`: the output layer is the input embeddings, scaled, as in T5 1.0; else it is its own, as in
+    Flan-T5. (T5's config class always says tied; `tie_word_embeddings=False` tells it not to scale.)"""
+    tokenizer = t5_tokenizer()
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, dropout_rate=0.1,
+        feed_forward_proj="relu" if tied else "gated-gelu", tie_word_embeddings=tied,
+        pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
+    )
+    torch.manual_seed(seed)
+    model = T5ForConditionalGeneration(config)
+    if not tied:
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
