@@ -143,7 +143,7 @@ def _check_weights(file: Path) -> None:
 def _pickled(where: str, held: str) -> str:
     return (
         f"{where}: its weights are pickles only ({held}). A pickle can run code as it is loaded, so it is not read. If you trust "
-        "its origin, write safetensors once, with the class that fits the model: `transformers.AutoModel....from_pretrained(FOLDER)"
+        "its origin, write safetensors once, with the class that fits it: `transformers.AutoModel....from_pretrained(FOLDER)"
         ".save_pretrained(NEW_FOLDER)`, the tokenizer likewise; then give NEW_FOLDER."
     )
 
