@@ -24,7 +24,7 @@ def token_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if not batches or width * (len(batches[-1]) + 1) > max_tokens:
             batches.append([])
-            width = max(lengths[index], 1)
+            width = lengths[index]
         batches[-1].append(index)
     return batches
 
