@@ -1,0 +1,160 @@
+"""Soft prompts with continuous relevance (section 3.2, Eq. 1): what trains, and all that is saved.
+
+A prompts folder holds `prompts.safetensors` (instruction, plus, minus; float32) and `prompts.json` (what they were made for).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from readqg.config import GeneratorSettings
+from readqg.errors import ModelError
+from readqg.generator.backbone import Backbone
+
+logger = logging.getLogger("readqg")
+
+_TENSORS, _FACTS = "prompts.safetensors", "prompts.json"
+_FORMAT = 1
+
+
+class RelevancePrompt(nn.Module):
+    """P_rel(r)[k] = r * plus[k] + (1 - r) * minus[k], k = 1..n (Eq. 1). Parameters `plus`, `minus`: (n, H)."""
+
+    def __init__(self, plus: Tensor, minus: Tensor) -> None:
+        super().__init__()
+        self.plus = nn.Parameter(plus.detach().clone())
+        self.minus = nn.Parameter(minus.detach().clone())
+
+    def forward(self, relevance: Tensor) -> Tensor:
+        """relevance (B,) in [0, 1] -> (B, n, H)."""
+        r = relevance.to(self.plus.dtype)[:, None, None]
+        return r * self.plus + (1 - r) * self.minus
+
+
+@dataclass(frozen=True)
+class PromptFacts:
+    """What prompts were trained for and on."""
+
+    base_model: str
+    """Folder or hub name of the backbone, as it was given."""
+    base_fingerprint: str
+    """Of its weights (`readqg.models.fingerprint`)."""
+    base_revision: str | None
+    """The hub's commit, where there is one."""
+    architecture: dict[str, Any]
+    """`Backbone.architecture`: prompts fit no other."""
+    instruction: str
+    separator: str
+    profile: str
+    data_fingerprint: str
+    """Of the pairs they were trained on; empty for prompts that were not trained."""
+
+    @property
+    def kind(self) -> str:
+        """"encoder-decoder" or "decoder-only"."""
+        return str(self.architecture["kind"])
+
+
+class SoftPrompt(nn.Module):
+    """[P_inst ; P_rel(r)]: parameter `instruction` (n_inst, H) and module `relevance` (plus and minus, n_rel x H).
+
+    Parameters are float32 whatever the backbone computes in: at bf16's 8 bits small updates would be lost."""
+
+    def __init__(self, instruction: Tensor, relevance: RelevancePrompt, facts: PromptFacts) -> None:
+        super().__init__()
+        self.instruction = nn.Parameter(instruction.detach().clone())
+        self.relevance = relevance
+        self.facts = facts
+
+    @classmethod
+    def initial(cls, backbone: Backbone, settings: GeneratorSettings, data_fingerprint: str = "") -> SoftPrompt:
+        """Untrained prompts, from the backbone's own embeddings: the instruction's tokens cut, or repeated cyclically, to
+        `n_instruction` (profile "authors" counts the end token as one of them), and `n_relevance` copies of "true" and
+        "false"."""
+        ids = backbone.token_ids(settings.instruction)
+        if settings.profile == "authors":
+            ids = [*ids, backbone.end_id]
+        facts = PromptFacts(
+            base_model=backbone.name, base_fingerprint=backbone.fingerprint, base_revision=backbone.revision,
+            architecture=backbone.architecture, instruction=settings.instruction, separator=settings.separator,
+            profile=settings.profile, data_fingerprint=data_fingerprint,
+        )
+        plus, minus = (_filled(backbone, backbone.token_ids(word), settings.n_relevance) for word in ("true", "false"))
+        return cls(_filled(backbone, ids, settings.n_instruction), RelevancePrompt(plus, minus), facts)
+
+    @property
+    def length(self) -> int:
+        """n_inst + n_rel."""
+        return len(self.instruction) + len(self.relevance.plus)
+
+    def forward(self, relevance: Tensor) -> Tensor:
+        """relevance (B,) -> (B, n_inst + n_rel, H), in the parameters' precision."""
+        instruction = self.instruction.unsqueeze(0).expand(len(relevance), -1, -1)
+        return torch.cat([instruction, self.relevance(relevance)], dim=1)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the two files into an existing folder."""
+        tensors = {"instruction": self.instruction, "plus": self.relevance.plus, "minus": self.relevance.minus}
+        save_file({name: t.detach().float().cpu().contiguous() for name, t in tensors.items()}, Path(folder) / _TENSORS)
+        facts = {"format": _FORMAT, **asdict(self.facts), "kind": self.facts.kind,
+                 "lengths": {name: len(t) for name, t in tensors.items()}}
+        (Path(folder) / _FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> SoftPrompt:
+        """Read prompts. Raises `ModelError` where the folder holds none, or its files are damaged or do not agree."""
+        folder = Path(folder)
+        facts = read_facts(folder)
+        try:
+            tensors = load_file(folder / _TENSORS)
+            instruction, plus, minus = (tensors[name].float() for name in ("instruction", "plus", "minus"))
+        except (OSError, SafetensorError, KeyError) as error:
+            raise ModelError(f"{folder / _TENSORS} cannot be read ({error}). Copy the prompts again, or train them again.") from error
+        hidden = facts.architecture["hidden_size"]
+        wrong = {tuple(t.shape) for t in (instruction, plus, minus) if t.dim() != 2 or t.shape[1] != hidden}
+        if wrong or plus.shape != minus.shape:
+            raise ModelError(f"{folder}: {_FACTS} says hidden size {hidden}, but {_TENSORS} holds shapes {tuple(instruction.shape)}, "
+                             f"{tuple(plus.shape)}, {tuple(minus.shape)}. The two files are not of one training: copy both again.")
+        return cls(instruction, RelevancePrompt(plus, minus), facts)
+
+    def check_fits(self, backbone: Backbone) -> None:
+        """Raises `ModelError` where the prompts were trained for another base model; warns where the base model is the same
+        in shape but its weights are not the ones trained on."""
+        trained = self.facts
+        differing = [f"{key}: prompts {trained.architecture.get(key)}, backbone {found}"
+                     for key, found in backbone.architecture.items() if trained.architecture.get(key) != found]
+        if differing:
+            raise ModelError(f"These prompts were trained for {trained.base_model} and do not fit {backbone.name} "
+                             f"({'; '.join(differing)}). Give --backbone {trained.base_model}, or train prompts for this one.")
+        if trained.base_fingerprint != backbone.fingerprint:
+            logger.warning("The prompts were trained on other weights of %s (fingerprint %s) than these of %s (%s): queries may be worse",
+                           trained.base_model, trained.base_fingerprint, backbone.name, backbone.fingerprint)
+
+
+def read_facts(folder: str | Path) -> PromptFacts:
+    """What a prompts folder says of itself, without its tensors. Raises `ModelError` where there is nothing to read."""
+    path = Path(folder) / _FACTS
+    if not path.is_file():
+        raise ModelError(f"{folder} holds no prompts ({_FACTS} is not there). Give a folder made by `readqg train-generator`.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return PromptFacts(**{name: content[name] for name in PromptFacts.__dataclass_fields__})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is damaged ({type(error).__name__}: {error}). Copy the prompts again, or train them again.") from error
+
+
+def _filled(backbone: Backbone, ids: list[int], length: int) -> Tensor:
+    """Embeddings (length, H), float32, of `ids` cut or repeated cyclically."""
+    if length and not ids:
+        raise ModelError("The instruction has no tokens. Give a text, or set n_instruction to 0.")
+    return backbone.embed(torch.tensor(list(islice(cycle(ids), length)), dtype=torch.long)).detach().float().cpu()
