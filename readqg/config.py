@@ -8,7 +8,7 @@ it differs), `small` (a demonstration on a laptop).
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -31,7 +31,13 @@ class Settings(BaseModel):
 
 def _placement(default: Any, **kwargs: Any) -> Any:
     """A field that says where work runs, not what comes out: left out when two configs are compared."""
-    return Field(default, json_schema_extra={"identity": False}, **kwargs)
+    return Field(default, json_schema_extra=_NO_IDENTITY, **kwargs)
+
+
+_NO_IDENTITY = {"identity": False}
+# A place or a model's name: the fingerprint of what lies there counts, not what it is called.
+Location = Annotated[str, Field(json_schema_extra=_NO_IDENTITY)]
+OptionalLocation = Annotated[str | None, Field(json_schema_extra=_NO_IDENTITY)]
 
 
 def identity(config: BaseModel) -> dict[str, Any]:
@@ -74,9 +80,9 @@ class ImportSettings(Settings):
 
 
 class ImportConfig(ImportSettings):
-    source: str
+    source: Location
     """A BEIR folder, or a file: .jsonl, .csv, .tsv, .parquet, each also .gz."""
-    out: str
+    out: Location
     kind: Literal["auto", "documents", "queries", "judgments"] = "auto"
     """What a single file holds; a BEIR folder holds all three."""
     split: str = "test"
@@ -95,12 +101,12 @@ class RetrieveSettings(Settings):
 
 
 class RetrieveConfig(RetrieveSettings):
-    documents: str
-    queries: str
-    out: str
+    documents: Location
+    queries: Location
+    out: Location
     max_queries: int | None = Field(None, ge=1)
     """A subset drawn by a stable hash of the query id."""
-    judgments: str | None = None
+    judgments: OptionalLocation = None
     """With it only queries that have judgments are kept."""
 
 
@@ -114,13 +120,13 @@ class ScoreSettings(Settings):
 
 
 class LabelConfig(ScoreSettings):
-    candidates: str
+    candidates: Location
     """A TREC run, or JSON lines {"query_id": ..., "doc_ids": [...]}; gzipped or not."""
-    queries: str
-    documents: str
+    queries: Location
+    documents: Location
     """Queries and passages: imported folders, or files that `import` reads."""
-    out: str
-    model: str = MINILM_L6
+    out: Location
+    model: Location = MINILM_L6
     """Section 1: MiniLM fine-tuned on MS MARCO."""
     shard_rows: int = Field(2048, ge=1)
     compute: Compute = Compute()
@@ -134,11 +140,11 @@ class PairsSettings(Settings):
 
 
 class PairsConfig(PairsSettings):
-    scores: str
+    scores: Location
     """A scores folder or Parquet file (query_id, doc_id, score), or the public gzipped pickle of MS MARCO scores."""
-    queries: str
-    documents: str
-    out: str
+    queries: Location
+    documents: Location
+    out: Location
     partitions: int = Field(64, ge=1, le=1024)
     shard_rows: int = Field(1_000_000, ge=1)
     compute: Compute = Compute()
@@ -189,9 +195,9 @@ class TrainSettings(Settings):
 
 
 class TrainGeneratorConfig(GeneratorSettings):
-    pairs: str
-    out: str
-    backbone: str = FLAN_T5
+    pairs: Location
+    out: Location
+    backbone: Location = FLAN_T5
     weight_decay: float = Field(0.0, ge=0)
     gradient_clip: float = Field(0.0, ge=0)
     """Norm; 0: none."""
@@ -225,11 +231,11 @@ class GenerateSettings(Settings):
 
 
 class GenerateConfig(GenerateSettings):
-    documents: str
-    out: str
-    prompts: str | None = None
+    documents: Location
+    out: Location
+    prompts: OptionalLocation = None
     """A prompts folder; none: the ones that come with the package."""
-    backbone: str | None = None
+    backbone: OptionalLocation = None
     """None: the one named in the prompts folder."""
     max_documents: int | None = Field(None, ge=1)
     """A subset drawn by a stable hash of the document id."""
@@ -262,22 +268,22 @@ class RerankerSettings(Settings):
 
 
 class TrainRerankerConfig(RerankerSettings):
-    queries: str
+    queries: Location
     """Generated queries with r = 1 and r = 0."""
-    documents: str
-    out: str
-    start: str = MINILM_L6
+    documents: Location
+    out: Location
+    start: Location = MINILM_L6
     train: TrainSettings = TrainSettings(checkpoint_steps=20, validate_steps=40)
     compute: Compute = Compute()
 
 
 class RankConfig(ScoreSettings):
-    run: str
+    run: Location
     """Candidates: a run folder or a TREC run."""
-    queries: str
-    documents: str
-    out: str
-    model: str = MINILM_L6
+    queries: Location
+    documents: Location
+    out: Location
+    model: Location = MINILM_L6
     shard_queries: int = Field(16, ge=1)
     compute: Compute = Compute()
 
@@ -285,9 +291,9 @@ class RankConfig(ScoreSettings):
 class QualitySettings(Settings):
     """Section 5, quality of generated queries."""
 
-    judge: str = MINILM_L12
+    judge: Location = MINILM_L12
     """A cross-encoder, or a T5 judge (monoT5); whichever its files say."""
-    encoder: str = "thenlper/gte-base"
+    encoder: Location = "thenlper/gte-base"
     """Bi-encoder for diversity and round trips; `none` leaves both out."""
     pooling: Literal["mean", "cls"] = "mean"
     max_length: int = Field(512, ge=8)
@@ -296,18 +302,18 @@ class QualitySettings(Settings):
 
 
 class QualityConfig(QualitySettings):
-    queries: str
-    documents: str
-    out: str
+    queries: Location
+    documents: Location
+    out: Location
     compute: Compute = Compute()
 
 
 class EvaluateConfig(Settings):
-    run: str
+    run: Location
     """A TREC run or a run folder."""
-    qrels: str
+    qrels: Location
     """BEIR's TSV, TREC qrels, or an imported judgments folder."""
-    against: str | None = None
+    against: OptionalLocation = None
     """A second run: adds its figures, the differences and a paired randomisation test."""
     measures: tuple[str, ...] = ("nDCG@10", "R@100", "RR@10")
     permutations: int = Field(10_000, ge=100)
@@ -315,20 +321,20 @@ class EvaluateConfig(Settings):
 
 
 class VerifyConfig(Settings):
-    folder: str
+    folder: Location
     """A stage's output folder, or the folder of a whole run."""
 
 
 class RunConfig(Settings):
     """The whole way for one corpus."""
 
-    corpus: str | None = None
+    corpus: OptionalLocation = None
     """A BEIR folder or a file of documents; none: the sample that comes with the package."""
-    out: str = "readqg-out"
+    out: Location = "readqg-out"
     split: str = "test"
-    prompts: str | None = None
-    backbone: str | None = None
-    start: str = MINILM_L12
+    prompts: OptionalLocation = None
+    backbone: OptionalLocation = None
+    start: Location = MINILM_L12
     max_documents: int | None = Field(None, ge=1)
     """Documents that queries are written for, drawn by a stable hash (the whole corpus is always searched)."""
     max_queries: int | None = Field(None, ge=1)
@@ -379,6 +385,16 @@ def merge(*layers: dict[str, Any]) -> dict[str, Any]:
             both = isinstance(value, dict) and isinstance(out.get(key), dict)
             out[key] = merge(out[key], value) if both else value
     return out
+
+
+def partial(cls: type[_C], values: dict[str, Any], missing: Any) -> _C:
+    """A config with `missing` where a required field has no value yet, for the command line to fill.
+
+    Raises `ConfigError` for unknown fields and bad values, as `make` does."""
+    absent = [name for name, info in cls.model_fields.items() if info.is_required() and name not in values]
+    whole = make(cls, {**dict.fromkeys(absent, ""), **values})
+    fields = {name: missing if name in absent else getattr(whole, name) for name in cls.model_fields}
+    return cls.model_construct(**fields)
 
 
 def make(cls: type[_C], *layers: dict[str, Any]) -> _C:

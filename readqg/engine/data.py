@@ -37,15 +37,19 @@ def run(stage: ShardStage, config: Any) -> dict[str, Any]:
     The same call goes on where an earlier one stopped. Raises `FolderError` where the folder was begun with something else,
     `RunError` where too many rows failed or a worker died again and again; what is committed stays in every case."""
     folder = OutputFolder.begin(config.out, stage.name, identity(config), stage.inputs(), stage.models())
+    return run_into(stage, folder, config.compute)
+
+
+def run_into(stage: ShardStage, folder: OutputFolder, compute: Compute) -> dict[str, Any]:
+    """`run` into a folder that was begun already."""
     if folder.done:
         log.info("%s: %s is complete", stage.name, folder.path)
-        return folder.finish(stage.total)
-    run_shards(stage, folder, config.compute)
-    return finish(stage, folder, config.compute.max_error_share)
+        return folder.success()
+    _run_missing(stage, folder, compute)
+    return _finish(stage, folder, compute.max_error_share)
 
 
-def run_shards(stage: ShardStage, folder: OutputFolder, compute: Compute) -> None:
-    """Compute and commit every missing shard."""
+def _run_missing(stage: ShardStage, folder: OutputFolder, compute: Compute) -> None:
     missing = folder.missing(stage.total)
     if not missing:
         return
@@ -56,7 +60,7 @@ def run_shards(stage: ShardStage, folder: OutputFolder, compute: Compute) -> Non
             progress.advance(1, f"{rows / (time.monotonic() - began):.1f} rows/s")
 
 
-def finish(stage: ShardStage, folder: OutputFolder, max_error_share: float) -> dict[str, Any]:
+def _finish(stage: ShardStage, folder: OutputFolder, max_error_share: float) -> dict[str, Any]:
     """Write `_SUCCESS`, unless more than `max_error_share` of the input rows have an error (`RunError`)."""
     success = folder.summary(stage.total)
     counts = success["counts"]

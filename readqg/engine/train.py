@@ -194,13 +194,13 @@ class _State:
 
     def validate(self, step: int) -> None:
         _seed(self.stage.seed, step, 0)
-        with self._whole():
-            metrics = self.stage.validate(self.model)
-            if metrics:
-                self.lines.add({"step": step, "validation": metrics})
-            score = metrics.get("score", math.inf)
-            if score >= self.best_score:
-                self.best_score = score
+        metrics = self.stage.validate(self.model)
+        if metrics:
+            self.lines.add({"step": step, "validation": metrics})
+        score = metrics.get("score", math.inf)
+        if score >= self.best_score:
+            self.best_score = score
+            with self._whole():  # not around `validate`: ZeRO 3 frees each parameter again after its forward
                 self.best = {name: p.detach().cpu().clone() for name, p in self._trained().items()}
 
     def checkpoint(self, step: int) -> None:

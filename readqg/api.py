@@ -1,0 +1,121 @@
+"""One function a stage: a config in, a summary out. The command line, `jobs/` and Python programs all call these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from readqg import config as c
+from readqg.errors import InputError
+
+Summary = dict[str, Any]
+
+
+def import_corpus(config: c.ImportConfig) -> Summary:
+    """Documents, queries and judgments of any known format into canonical folders (OUT/documents, queries, judgments)."""
+    from readqg import corpus
+
+    return corpus.import_corpus(config).as_dict()
+
+
+def retrieve(config: c.RetrieveConfig) -> Summary:
+    """BM25's best documents for every query: a run."""
+    from readqg import local, retrieval, runs
+    from readqg.shards import OutputFolder
+
+    stage = retrieval.RetrieveStage(config)
+    folder = OutputFolder.begin(config.out, stage.name, c.identity(config), stage.inputs(), stage.models())
+    success = local.run_here(stage, folder)
+    runs.write_trec_beside(folder.path, "bm25")
+    return success
+
+
+def label(config: c.LabelConfig) -> Summary:
+    """Teacher scores (raw logits) for candidate (query, passage) pairs."""
+    from readqg.engine import data
+    from readqg.labeling.label import LabelStage
+
+    return data.run(LabelStage(config), config)
+
+
+def pairs(config: c.PairsConfig) -> Summary:
+    """Scores into document-centric pairs: every passage with its positive and negative queries."""
+    from readqg.engine import data
+    from readqg.labeling.pairs import make_pairs
+
+    return make_pairs(config, lambda stage, folder: data.run_into(stage, folder, config.compute))
+
+
+def train_generator(config: c.TrainGeneratorConfig) -> Summary:
+    """Soft prompts with a continuous relevance, trained on pairs over a frozen backbone."""
+    from readqg.engine import train
+    from readqg.generator.training import GeneratorTraining
+
+    return train.run(GeneratorTraining(config), config)
+
+
+def generate(config: c.GenerateConfig) -> Summary:
+    """Queries for documents at the relevances asked."""
+    from readqg.engine import data
+    from readqg.generator.generate import GenerateStage
+
+    return data.run(GenerateStage(config), config)
+
+
+def train_reranker(config: c.TrainRerankerConfig) -> Summary:
+    """A cross-encoder fine-tuned on generated queries, with a guard against getting worse."""
+    from readqg.engine import train
+    from readqg.reranker.training import RerankerTraining
+
+    return train.run(RerankerTraining(config), config)
+
+
+def rank(config: c.RankConfig) -> Summary:
+    """A run re-ranked by a cross-encoder."""
+    from readqg import runs
+    from readqg.engine import data
+    from readqg.ranking import RankStage
+
+    success = data.run(RankStage(config), config)
+    runs.write_trec_beside(Path(config.out), "readqg")
+    return success
+
+
+def quality(config: c.QualityConfig) -> Summary:
+    """How good generated queries are: diversity, relevancy, round trips, control."""
+    from readqg.engine import data
+    from readqg.evaluation.quality import QualityStage, summarise_quality
+
+    data.run(QualityStage(config), config)
+    return summarise_quality(Path(config.out))
+
+
+def evaluate(config: c.EvaluateConfig) -> Summary:
+    """Measures of a run against judgments, and a test of the difference to a second run."""
+    from readqg.evaluation.evaluate import evaluate_command
+
+    return evaluate_command(config)
+
+
+def verify(config: c.VerifyConfig) -> Summary:
+    """Every file of a folder (and of the folders in it) compared with its sha256; raises `FolderError` where one differs."""
+    from readqg import shards
+    from readqg.errors import FolderError
+
+    root = Path(config.folder)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder.")
+    folders = sorted({p.parent for p in root.rglob("_config.json") if "_tmp" not in p.parts and "_train" not in p.parts})
+    if not folders:
+        raise InputError(f"{root}: nothing in it was made by ReadQG (no _config.json).")
+    problems = [line for folder in folders for line in shards.verify(folder)]
+    if problems:
+        raise FolderError("\n".join(problems) + "\nDelete the files named (and _SUCCESS beside them), then give the command that made them again.")
+    return {"folders": len(folders), "problems": 0}
+
+
+def run(config: c.RunConfig) -> Summary:
+    """The whole way for one corpus: from its documents to a re-ranker, a ranking and a report."""
+    from readqg.pipeline import run as run_pipeline
+
+    return run_pipeline(config)

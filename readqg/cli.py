@@ -1,0 +1,172 @@
+"""The command line: `readqg STAGE --flags`, made from the config classes. No logic lives here."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tyro
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from readqg import api, config
+from readqg.errors import ConfigError, ReadQGError
+
+
+class Command(NamedTuple):
+    config: type[config.Settings]
+    function: Any
+    group: str
+
+
+COMMANDS: dict[str, Command] = {
+    "run": Command(config.RunConfig, api.run, "The whole way"),
+    "import": Command(config.ImportConfig, api.import_corpus, "A corpus"),
+    "generate": Command(config.GenerateConfig, api.generate, "A corpus"),
+    "train-reranker": Command(config.TrainRerankerConfig, api.train_reranker, "A corpus"),
+    "retrieve": Command(config.RetrieveConfig, api.retrieve, "A corpus"),
+    "rank": Command(config.RankConfig, api.rank, "A corpus"),
+    "label": Command(config.LabelConfig, api.label, "The generator, once"),
+    "pairs": Command(config.PairsConfig, api.pairs, "The generator, once"),
+    "train-generator": Command(config.TrainGeneratorConfig, api.train_generator, "The generator, once"),
+    "evaluate": Command(config.EvaluateConfig, api.evaluate, "Measures"),
+    "quality": Command(config.QualityConfig, api.quality, "Measures"),
+    "verify": Command(config.VerifyConfig, api.verify, "Measures"),
+}
+EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Exit codes: 0 done; 1 an error that was explained; 2 wrong usage; 130 interrupted."""
+    sys.exit(_main(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _main(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        _help()
+        return 0
+    if argv[0] == "--version":
+        import readqg
+
+        Console().print(f"readqg {readqg.__version__}", highlight=False)
+        return 0
+    if argv[0] not in COMMANDS:
+        Console(stderr=True).print(f"readqg: no command {argv[0]!r}. There are: {', '.join(COMMANDS)}.", highlight=False, markup=False)
+        return 2
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("readqg").setLevel(logging.INFO)
+    shared, rest = _shared_flags().parse_known_args(argv[1:])
+    command = COMMANDS[argv[0]]
+    try:
+        chosen = _parse(argv[0], command.config, shared, rest)
+        if shared.dry_run:
+            Console().print(yaml.safe_dump(chosen.model_dump(mode="json"), sort_keys=False), markup=False, highlight=False, end="")
+            return 0
+        summary = command.function(chosen)
+    except ReadQGError as error:
+        return _fail(argv[0], error, shared.json)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("\nStopped. What is done stays: the same command goes on from there.")
+        return EXIT_INTERRUPTED
+    _show(argv[0], summary, shared.json)
+    return 0
+
+
+def _shared_flags() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE")
+    parser.add_argument("--preset", choices=sorted(config.PRESETS))
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+def _parse(name: str, cls: type[config.Settings], shared: argparse.Namespace, rest: list[str]) -> config.Settings:
+    """Defaults, then the preset, then the file, then the flags."""
+    layers = [config.PRESETS[shared.preset].get(cls.__name__, {})] if shared.preset else []
+    if shared.config:
+        layers.append(_read_yaml(Path(shared.config)))
+    base = config.merge(*layers)
+    default = config.partial(cls, base, tyro.MISSING)
+    about = (api_doc(name) + "\n\nAlso: --config FILE (YAML of these fields), --preset " + "|".join(sorted(config.PRESETS))
+             + ", --dry-run (print the resolved config), --json (one machine-readable line at the end).")
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            parsed = tyro.cli(cls, default=default, args=rest, prog=f"readqg {name}", description=about)
+    except SystemExit:
+        sys.stderr.write(errors.getvalue())
+        raise
+    # tyro fills in the fields of a config made without validation, so it is made anew.
+    return config.make(cls, parsed.model_dump())
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path} is no YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"--config {path}: expected field: value lines, found {type(values).__name__}.")
+    return values
+
+
+def api_doc(name: str) -> str:
+    return (COMMANDS[name].function.__doc__ or "").split("\n\n")[0].replace("\n    ", " ")
+
+
+def _help() -> None:
+    console = Console()
+    console.print("[bold]readqg[/] STAGE [--flags]: from a corpus without labelled queries to a re-ranker fine-tuned for it.\n", highlight=False)
+    for group in dict.fromkeys(command.group for command in COMMANDS.values()):
+        table = Table(title=group, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(min_width=16, style="cyan", no_wrap=True)
+        table.add_column()
+        for name, command in COMMANDS.items():
+            if command.group == group:
+                table.add_row(name, escape(api_doc(name)))
+        console.print(table)
+        console.print()
+    console.print("`readqg STAGE --help` lists a stage's flags. Every stage: --config FILE, --preset " + "|".join(sorted(config.PRESETS))
+                  + ", --dry-run, --json.\nThe same command again goes on where it stopped.", highlight=False, markup=False)
+
+
+def _fail(name: str, error: ReadQGError, as_json: bool) -> int:
+    Console(stderr=True).print(f"readqg {name}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        sys.stdout.write(json.dumps({"command": name, "error": type(error).__name__, "message": str(error)}) + "\n")
+    return EXIT_ERROR
+
+
+def _show(name: str, summary: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps({"command": name, **summary}, default=str) + "\n")
+        return
+    shown = {k: v for k, v in summary.items() if k not in ("parts", "files", "fingerprint", "table")}
+    for key, value in _flat(shown):
+        Console().print(f"{key:<24} {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines += _flat(value, f"{prefix}{key}.")
+        else:
+            lines.append((f"{prefix}{key}", f"{value:.4f}" if isinstance(value, float) else str(value)))
+    return lines
+
+
+if __name__ == "__main__":
+    main()
