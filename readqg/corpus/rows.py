@@ -159,7 +159,7 @@ def _string(name: str, value: Any) -> str:
 
 def _grade(name: str, value: Any) -> int:
     try:
-        grade = int(value)
+        grade = int(float(value))
         if isinstance(value, bool) or float(value) != grade or abs(grade) >= 2**31:
             raise ValueError
     except (TypeError, ValueError, OverflowError):

@@ -1,0 +1,237 @@
+"""Import: raw files in any known format become the canonical folders OUT/documents, OUT/queries and OUT/judgments.
+
+Two passes over each file. The first reads every row, sets the bad ones aside in OUT/_rejected.jsonl and counts the good ones:
+the number of shards is part of every shard's name, and a source that is mostly bad should fail before anything is written.
+The second writes the shards that are not there yet. Memory holds one shard and the ids (about 200 bytes a document), never
+the corpus.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+
+from readqg.config import ImportConfig, identity
+from readqg.corpus.files import Line
+from readqg.corpus.rows import SCHEMAS, RowReader
+from readqg.corpus.sources import Source, import_sources
+from readqg.errors import FolderError, InputError
+from readqg.shards import OutputFolder, explained
+from readqg.stage import ShardResult
+
+log = logging.getLogger("readqg")
+_NOT_CONTENT = ("source", "out", "max_rejected_share")
+_EXAMPLES = 3
+
+
+@dataclass
+class ImportSummary:
+    """What an import found. Counts are of rows kept, unless said."""
+
+    out: str
+    rows: dict[str, int] = field(default_factory=dict)
+    """Kind (documents, queries, judgments) -> rows."""
+    rejected: dict[str, int] = field(default_factory=dict)
+    """Kind -> lines set aside in `_rejected.jsonl`."""
+    empty_documents: int = 0
+    titled_documents: int = 0
+    cut_texts: int = 0
+    mended_texts: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+def import_corpus(config: ImportConfig) -> ImportSummary:
+    """Import `config.source` into `config.out`; the same call again goes on where an earlier one stopped.
+
+    Raises `InputError` where the source cannot be read, holds no document, or more than `max_rejected_share` of a file's lines
+    are bad; `FolderError` where `out` was begun with something else or cannot be written."""
+    sources = import_sources(config.source, config.kind, config.split)
+    out = Path(config.out)
+    with explained(f"making {out}"):
+        out.mkdir(parents=True, exist_ok=True)
+    _refuse_leftovers(out, sources)
+    fingerprints = {source.kind: source.fingerprint() for source in sources}
+    begun = [_begin(config, s, fingerprints[s.kind]) for s in sources if (out / s.kind / "_config.json").exists()]
+    summary_file = out / "_import.json"
+    if len(begun) == len(sources) and all(folder.done for folder in begun) and summary_file.exists():
+        return ImportSummary(**json.loads(summary_file.read_text()))
+    summary = _scan_all(config, sources, out)
+    for source in sources:
+        _write(_begin(config, source, fingerprints[source.kind]), source, config, summary.rows[source.kind])
+    with _appearing(summary_file) as file:
+        json.dump(asdict(summary), file, indent=1)
+    return summary
+
+
+def _begin(config: ImportConfig, source: Source, content: str) -> OutputFolder:
+    settings = {name: value for name, value in identity(config).items() if name not in _NOT_CONTENT}
+    return OutputFolder.begin(Path(config.out) / source.kind, "import", settings, {"source": content})
+
+
+def _refuse_leftovers(out: Path, sources: list[Source]) -> None:
+    """Judgments of another corpus must not lie beside this one's documents."""
+    for kind in SCHEMAS:
+        if (out / kind).exists() and kind not in [source.kind for source in sources]:
+            raise FolderError(f"{out} holds {kind} of another import, and this source has none. Give another --out, or delete "
+                              f"{out / kind}. (A folder with corpus.*, queries.* and qrels/ is imported in one go.)")
+
+
+@dataclass
+class _Scan:
+    source: Source
+    reader: RowReader
+    lines: int = 0
+    rejected: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def refuse(self, line: Line, rejects: TextIO) -> None:
+        self.rejected += 1
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(f"line {line.number}: {line.reason}")
+        row = {"file": str(self.source.path), "line": line.number, "reason": line.reason, "excerpt": line.excerpt}
+        rejects.write(json.dumps(row) + "\n")
+
+
+def _scan_all(config: ImportConfig, sources: list[Source], out: Path) -> ImportSummary:
+    rejects_file = out / "_rejected.jsonl"
+    with _appearing(rejects_file) as rejects:
+        scans = [_scan(source, config, rejects) for source in sources]
+    if not any(scan.rejected for scan in scans):
+        rejects_file.unlink()
+    for scan in scans:
+        _judge(scan, config, rejects_file)
+    summary = ImportSummary(str(out))
+    for scan in scans:
+        _add(summary, scan, config, rejects_file)
+    summary.warnings += _strangers({scan.source.kind: scan for scan in scans})
+    for warning in summary.warnings:
+        log.warning(warning)
+    return summary
+
+
+def _scan(source: Source, config: ImportConfig, rejects: TextIO) -> _Scan:
+    log.info("Reading %s (%s): counting and checking", source.path, source.kind)
+    scan = _Scan(source, RowReader(source.path, source.kind, config))
+    for line, row in scan.reader.read():
+        scan.lines += 1
+        if row is None:
+            scan.refuse(line, rejects)
+    return scan
+
+
+def _judge(scan: _Scan, config: ImportConfig, rejects_file: Path) -> None:
+    """Raises `InputError` where nothing good can come of this file."""
+    path, kind, notes = scan.source.path, scan.source.kind, scan.reader.notes
+    if scan.rejected > config.max_rejected_share * scan.lines:
+        raise InputError(
+            f"{path}: {scan.rejected:,} of {scan.lines:,} lines cannot be used; allowed is a share of "
+            f"{config.max_rejected_share:g}:\n" + "\n".join(f"  {example}" for example in scan.examples)
+            + f"\nAll of them are in {rejects_file}. Mend them, name the right fields, or raise --max-rejected-share.")
+    if kind == "documents" and not notes.rows:
+        raise InputError(f"{path} holds no document. " + ("The file is empty." if not scan.lines else "All its lines are bad."))
+    if kind == "documents" and len(notes.empty) == notes.rows:
+        raise InputError(f"{path}: none of its {notes.rows:,} documents has any text in {config.title_field!r} or "
+                         f"{config.text_field!r}. Name the right fields with --title-field and --text-field.")
+
+
+def _add(summary: ImportSummary, scan: _Scan, config: ImportConfig, rejects_file: Path) -> None:
+    """Counts and warnings of one file."""
+    kind, notes, name = scan.source.kind, scan.reader.notes, scan.source.path.name
+    summary.rows[kind], summary.rejected[kind] = notes.rows, scan.rejected
+    summary.cut_texts += len(notes.cut)
+    summary.mended_texts += len(notes.mended)
+    say = summary.warnings.append
+    if scan.rejected:
+        say(f"{name}: {scan.rejected:,} of {scan.lines:,} lines cannot be used and are in {rejects_file}. {scan.examples[0]}.")
+    if not notes.rows:
+        say(f"{name} is empty: there are no {kind}.")
+    if notes.empty:
+        say(f"{name}: {len(notes.empty):,} {kind} with no text are kept: {_some(notes.empty)}.")
+    if notes.cut:
+        say(f"{name}: {len(notes.cut):,} texts are cut at {config.max_text_chars:,} characters: {_some(notes.cut)}.")
+    if notes.mended:
+        say(f"{name}: {len(notes.mended):,} texts held NUL (removed) or half a surrogate pair (U+FFFD): {_some(notes.mended)}.")
+    if kind == "documents":
+        summary.empty_documents, summary.titled_documents = len(notes.empty), notes.titled
+        if not notes.titled:
+            say(f"{name}: no document has a title (field {config.title_field!r}).")
+
+
+def _strangers(scans: dict[str, _Scan]) -> list[str]:
+    """Judgments that name documents or queries which are not there: their rows are kept, for measures count them."""
+    if "judgments" not in scans:
+        return []
+    warnings = []
+    judged = scans["judgments"]
+    for kind, position in (("documents", 1), ("queries", 0)):
+        if kind not in scans:
+            continue
+        unknown = [pair for pair in judged.reader.ids if pair[position] not in scans[kind].reader.ids]
+        if unknown:
+            names, file = len({pair[position] for pair in unknown}), scans[kind].source.path.name
+            warnings.append(f"{judged.source.path.name}: {len(unknown):,} judgments name {names:,} {kind} that are not in {file}; "
+                            f"they are kept. First: query {unknown[0][0]}, document {unknown[0][1]}.")
+    return warnings
+
+
+def _some(ids: list[str]) -> str:
+    return ", ".join(ids[:_EXAMPLES]) + (", ..." if len(ids) > _EXAMPLES else "")
+
+
+def _write(folder: OutputFolder, source: Source, config: ImportConfig, rows: int) -> None:
+    """Commit the shards that are not there, `shard_rows` rows each; at least one, so that an empty folder has a schema."""
+    total = max(1, -(-rows // config.shard_rows))
+    missing = set(folder.missing(total))
+    log.info("Writing %s: %d of %d shards to do", folder.path, len(missing), total)
+    start = time.monotonic()
+    for index, shard in enumerate(_shards(source, config, missing, total)):
+        if index in missing:
+            folder.commit(index, total, _result(shard, source), seconds=time.monotonic() - start)
+        start = time.monotonic()
+    folder.finish(total)
+
+
+def _shards(source: Source, config: ImportConfig, missing: set[int], total: int) -> Iterator[list[dict[str, Any]]]:
+    """The rows of every shard in order; an empty list for those that are not missing."""
+    if not missing:
+        return
+    good = (row for _, row in RowReader(source.path, source.kind, config).read() if row is not None)
+    for index in range(total):
+        shard = []
+        for _ in range(config.shard_rows):
+            row = next(good, None)
+            if row is None:
+                break
+            if index in missing:
+                shard.append(row)
+        yield shard
+
+
+def _result(shard: list[dict[str, Any]], source: Source) -> ShardResult:
+    schema = SCHEMAS[source.kind]
+    names = [name for name in schema.names if name.endswith("_id")]
+    ends = ["/".join(row[name] for name in names) for row in (shard[:1] + shard[-1:])] or ["", ""]
+    table = pa.Table.from_pylist(shard, schema)
+    return ShardResult(table, inputs=len(shard), errors=0, nothing=0, first_id=ends[0], last_id=ends[1])
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[TextIO]:
+    """A small file that is either whole or not there."""
+    with explained(f"writing {path}"):
+        tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            with tmp.open("w", encoding="utf-8") as file:
+                yield file
+            os.replace(tmp, path)
+        finally:
+            tmp.unlink(missing_ok=True)
