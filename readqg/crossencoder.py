@@ -27,6 +27,8 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{folder}: no tokenizer can be loaded: {error}. The folder needs a tokenizer.json.") from error
+    if len(tokenizer) == len(tokenizer.all_special_ids):  # what transformers makes of a folder without a vocabulary
+        raise ModelError(f"{folder}: no vocabulary for its tokenizer. Copy tokenizer.json there from the model's origin.")
     if not tokenizer.is_fast:
         raise ModelError(f"{folder}: {type(tokenizer).__name__} has no tokenizer.json. Save it with a current transformers.")
     if tokenizer.pad_token_id is None:
