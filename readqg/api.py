@@ -110,7 +110,10 @@ def verify(config: c.VerifyConfig) -> Summary:
         raise InputError(f"{root}: nothing in it was made by ReadQG (no _config.json).")
     problems = [line for folder in folders for line in shards.verify(folder)]
     if problems:
-        raise FolderError("\n".join(problems) + "\nDelete the files named (and _SUCCESS beside them), then give the command that made them again.")
+        raise FolderError(
+            "\n".join(problems)
+            + "\nDelete the files named (and _SUCCESS beside them), then give the command that made them again."
+        )
     return {"folders": len(folders), "problems": 0}
 
 

@@ -60,7 +60,9 @@ def _main(argv: list[str]) -> int:
         Console().print(f"readqg {readqg.__version__}", highlight=False)
         return 0
     if argv[0] not in COMMANDS:
-        Console(stderr=True).print(f"readqg: no command {argv[0]!r}. There are: {', '.join(COMMANDS)}.", highlight=False, markup=False)
+        Console(stderr=True).print(
+            f"readqg: no command {argv[0]!r}. There are: {', '.join(COMMANDS)}.", highlight=False, markup=False
+        )
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("readqg").setLevel(logging.INFO)
@@ -69,7 +71,9 @@ def _main(argv: list[str]) -> int:
     try:
         chosen = _parse(argv[0], command.config, shared, rest)
         if shared.dry_run:
-            Console().print(yaml.safe_dump(chosen.model_dump(mode="json"), sort_keys=False), markup=False, highlight=False, end="")
+            Console().print(
+                yaml.safe_dump(chosen.model_dump(mode="json"), sort_keys=False), markup=False, highlight=False, end=""
+            )
             return 0
         summary = command.function(chosen)
     except ReadQGError as error:
@@ -97,8 +101,12 @@ def _parse(name: str, cls: type[config.Settings], shared: argparse.Namespace, re
         layers.append(_read_yaml(Path(shared.config)))
     base = config.merge(*layers)
     default = config.partial(cls, base, tyro.MISSING)
-    about = (api_doc(name) + "\n\nAlso: --config FILE (YAML of these fields), --preset " + "|".join(sorted(config.PRESETS))
-             + ", --dry-run (print the resolved config), --json (one machine-readable line at the end).")
+    about = (
+        api_doc(name)
+        + "\n\nAlso: --config FILE (YAML of these fields), --preset "
+        + "|".join(sorted(config.PRESETS))
+        + ", --dry-run (print the resolved config), --json (one machine-readable line at the end)."
+    )
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -128,9 +136,20 @@ def api_doc(name: str) -> str:
 
 def _help() -> None:
     console = Console()
-    console.print("[bold]readqg[/] STAGE [--flags]: from a corpus without labelled queries to a re-ranker fine-tuned for it.\n", highlight=False)
+    console.print(
+        "[bold]readqg[/] STAGE [--flags]: from a corpus without labelled queries to a re-ranker fine-tuned for it.\n",
+        highlight=False,
+    )
     for group in dict.fromkeys(command.group for command in COMMANDS.values()):
-        table = Table(title=group, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        table = Table(
+            title=group,
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            show_header=False,
+            pad_edge=False,
+            padding=(0, 2, 0, 0),
+        )
         table.add_column(min_width=16, style="cyan", no_wrap=True)
         table.add_column()
         for name, command in COMMANDS.items():
@@ -138,8 +157,13 @@ def _help() -> None:
                 table.add_row(name, escape(api_doc(name)))
         console.print(table)
         console.print()
-    console.print("`readqg STAGE --help` lists a stage's flags. Every stage: --config FILE, --preset " + "|".join(sorted(config.PRESETS))
-                  + ", --dry-run, --json.\nThe same command again goes on where it stopped.", highlight=False, markup=False)
+    console.print(
+        "`readqg STAGE --help` lists a stage's flags. Every stage: --config FILE, --preset "
+        + "|".join(sorted(config.PRESETS))
+        + ", --dry-run, --json.\nThe same command again goes on where it stopped.",
+        highlight=False,
+        markup=False,
+    )
 
 
 def _fail(name: str, error: ReadQGError, as_json: bool) -> int:

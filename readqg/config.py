@@ -137,6 +137,8 @@ class PairsSettings(Settings):
     """Which queries of a passage are kept; section 1's table."""
     m: int = Field(4, ge=1)
     """Positives, and negatives, a passage; section 1."""
+    max_unknown_share: float = Field(0.01, ge=0, le=1)
+    """`pairs` fails when more than this share of the scored pairs names a query or passage that is not given."""
 
 
 class PairsConfig(PairsSettings):
@@ -351,7 +353,9 @@ class RunConfig(Settings):
 
 
 _AUTHORS_GENERATOR = {
-    "profile": "authors", "n_instruction": 13, "dropout": True,
+    "profile": "authors",
+    "n_instruction": 13,
+    "dropout": True,
     "instruction": "Generate a question for the passage with relevance label: ",
 }
 _AUTHORS_RERANKER = {"sign": "authors", "activation": "sigmoid"}
@@ -367,7 +371,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "TrainGeneratorConfig": {"steps": 200, "backbone": SMOLLM2, "learning_rate": 3e-3},
         "TrainRerankerConfig": {"epochs": 1, "max_length": 192, "start": MINILM_L12},
         "RunConfig": {
-            "max_documents": 64, "max_queries": 20,
+            "max_documents": 64,
+            "max_queries": 20,
             "generate": {"document_tokens": 128, "max_new_tokens": 24},
             "reranker": {"epochs": 1, "max_length": 192},
             "retrieve": {"top_k": 30},

@@ -8,7 +8,8 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 log = logging.getLogger("readqg")
 console = Console(stderr=True)
@@ -32,8 +33,16 @@ class Progress:
         if self._start:
             log.info("%s: %d of %d %s were done already", self.label, self._start, self.total, self.unit)
         if sys.stderr.isatty():
-            self._bar = Bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-                            TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
             self._task = self._bar.add_task(self.label, total=self.total, completed=self._start, note="")
             self._bar.start()
         return self

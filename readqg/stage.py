@@ -56,9 +56,7 @@ class ShardStage:
 
     def failed(self, row: pa.Table, message: str) -> pa.Table:
         """The output rows for one input row (a table of length 1) that could not be done."""
-        columns = {
-            f.name: row[f.name] if f.name in row.column_names else pa.nulls(1, f.type) for f in self.schema
-        }
+        columns = {f.name: row[f.name] if f.name in row.column_names else pa.nulls(1, f.type) for f in self.schema}
         columns["error"] = pa.array([message])
         return pa.table(columns).cast(self.schema)
 
@@ -95,8 +93,13 @@ def compute_shard(stage: ShardStage, table: pa.Table) -> ShardResult:
     ids, done = _keys(table, stage.key), _keys(out, stage.key)
     bad = _keys(out.filter(pc.is_valid(out["error"])), stage.key) if "error" in out.column_names else []
     return ShardResult(
-        table=out, inputs=table.num_rows, errors=len(set(bad)), nothing=len(set(ids) - set(done)),
-        first_id="/".join(ids[0]) if ids else "", last_id="/".join(ids[-1]) if ids else "", metrics=stage.metrics(),
+        table=out,
+        inputs=table.num_rows,
+        errors=len(set(bad)),
+        nothing=len(set(ids) - set(done)),
+        first_id="/".join(ids[0]) if ids else "",
+        last_id="/".join(ids[-1]) if ids else "",
+        metrics=stage.metrics(),
     )
 
 

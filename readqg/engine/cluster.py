@@ -38,8 +38,10 @@ def connect(compute: Compute) -> Iterator[None]:
             ray.init(address=compute.ray_address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = compute.ray_address or "this machine"
-        raise RunError(f"Ray on {where} does not answer: {error}. Check --compute.ray-address, and RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH "
-                       "where the cluster wants a token.") from error
+        raise RunError(
+            f"Ray on {where} does not answer: {error}. Check --compute.ray-address, and RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH "
+            "where the cluster wants a token."
+        ) from error
     try:
         yield
     finally:
@@ -50,8 +52,12 @@ def _start_local() -> None:
     # A pool and its CPU steps need two logical CPUs to make progress, also on a machine with one core.
     shm = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else _OBJECT_STORE_BYTES
     ray.init(
-        address="local", num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, log_to_driver=False,
-        object_store_memory=max(80 << 20, min(_OBJECT_STORE_BYTES, int(shm * 0.5))), logging_level=logging.ERROR,
+        address="local",
+        num_cpus=max(2, os.cpu_count() or 1),
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=max(80 << 20, min(_OBJECT_STORE_BYTES, int(shm * 0.5))),
+        logging_level=logging.ERROR,
     )
 
 
@@ -67,5 +73,7 @@ def model_cpus(workers: int) -> float:
     total = ray.cluster_resources().get("CPU", 1.0)
     share = (total - 0.5) / workers
     if share < 0.05:
-        raise ConfigError(f"{workers} workers do not fit on {total:g} CPUs; give at most {int(total - 0.5) * 4} with --compute.workers.")
+        raise ConfigError(
+            f"{workers} workers do not fit on {total:g} CPUs; give at most {int(total - 0.5) * 4} with --compute.workers."
+        )
     return float(int(share)) if share >= 1 else int(share * 20) / 20

@@ -67,7 +67,8 @@ def _finish(stage: ShardStage, folder: OutputFolder, max_error_share: float) -> 
     if counts["errors"] > max_error_share * max(counts["inputs"], 1):
         raise RunError(
             f"{stage.name}: {counts['errors']} of {counts['inputs']} rows have an error, more than the {max_error_share:.0%} allowed. "
-            f"Column `error` in {folder.path} says why. Mend the input, or raise --compute.max-error-share and give the command again.")
+            f"Column `error` in {folder.path} says why. Mend the input, or raise --compute.max-error-share and give the command again."
+        )
     return folder.finish(stage.total)
 
 
@@ -85,9 +86,13 @@ def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing
             # Ray 2.60 takes what bounds its retries only as remote arguments, and says that 2.64 will not; Ray is pinned below that.
             warnings.simplefilter("ignore")
             data = data.map_batches(
-                _Model, fn_constructor_args=(stage,), batch_size=1, batch_format="pyarrow",
+                _Model,
+                fn_constructor_args=(stage,),
+                batch_size=1,
+                batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=compute.workers, max_tasks_in_flight_per_actor=2),
-                num_cpus=cluster.model_cpus(compute.workers), num_gpus=1 if cluster.has_gpu(compute) else None,
+                num_cpus=cluster.model_cpus(compute.workers),
+                num_gpus=1 if cluster.has_gpu(compute) else None,
                 max_task_retries=_TRIES - 1,
             )
     data = data.map_batches(_Commit(stage, folder), batch_size=1, batch_format="pyarrow", num_cpus=_STEP_CPUS)
@@ -106,7 +111,9 @@ def _explained(stage: ShardStage, error: BaseException) -> ReadQGError:
         if isinstance(cause, ReadQGError):
             return type(cause)(str(cause).split("\n\n")[-1]) if not cause.args else cause
         cause = getattr(cause, "cause", None) or cause.__cause__
-    return RunError(f"{stage.name}: a worker failed: {str(error).strip().splitlines()[-1]}. What is committed stays; the same command goes on.")
+    return RunError(
+        f"{stage.name}: a worker failed: {str(error).strip().splitlines()[-1]}. What is committed stays; the same command goes on."
+    )
 
 
 class _Read:

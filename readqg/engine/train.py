@@ -49,8 +49,13 @@ def run(stage: TrainStage, config: Any) -> dict[str, Any]:
         state.mkdir(mode=0o700, exist_ok=True)
     made = folder.tmp / "model"
     job = {
-        "stage": stage, "train": config.train, "compute": config.compute, "log": str((state / "log.jsonl").resolve()), "made": str(made.resolve()),
-        "optimizer": {"lr": config.learning_rate, "weight_decay": config.weight_decay}, "gradient_clip": config.gradient_clip,
+        "stage": stage,
+        "train": config.train,
+        "compute": config.compute,
+        "log": str((state / "log.jsonl").resolve()),
+        "made": str(made.resolve()),
+        "optimizer": {"lr": config.learning_rate, "weight_decay": config.weight_decay},
+        "gradient_clip": config.gradient_clip,
     }
     with cluster.connect(config.compute), _progress(stage, state / "log.jsonl"):
         _fit(stage, job, folder, config.compute, config.train)
@@ -64,9 +69,12 @@ def _fit(stage: TrainStage, job: dict[str, Any], folder: OutputFolder, compute: 
         _worker,
         train_loop_config=job,
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(num_workers=1, use_gpu=gpu, resources_per_worker={**resources, **({"GPU": 1} if gpu else {})}),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=1, use_gpu=gpu, resources_per_worker={**resources, **({"GPU": 1} if gpu else {})}
+        ),
         run_config=ray.train.RunConfig(
-            storage_path=str(folder.path.resolve()), name=_STATE,
+            storage_path=str(folder.path.resolve()),
+            name=_STATE,
             failure_config=ray.train.FailureConfig(max_failures=_MAX_FAILURES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=train.keep_checkpoints),
         ),
@@ -79,11 +87,15 @@ def _fit(stage: TrainStage, job: dict[str, Any], folder: OutputFolder, compute: 
         for cause in causes:
             if isinstance(cause, ReadQGError):
                 raise cause from None
-        raise RunError(f"{stage.name}: training failed: {causes[0]}. The same command goes on from the last checkpoint.") from error
+        raise RunError(
+            f"{stage.name}: training failed: {causes[0]}. The same command goes on from the last checkpoint."
+        ) from error
     last = _read_log(folder.path / _STATE / "log.jsonl")[-1:]
     if last and "collapsed" in last[0]:
-        raise RunError(f"{stage.name}: training collapsed at step {last[0]['step']}: {last[0]['collapsed']}. "
-                       f"Lower --learning-rate, or set --gradient-clip 1, and give another --out (the state of this one is in {folder.path / _STATE}).")
+        raise RunError(
+            f"{stage.name}: training collapsed at step {last[0]['step']}: {last[0]['collapsed']}. "
+            f"Lower --learning-rate, or set --gradient-clip 1, and give another --out (the state of this one is in {folder.path / _STATE})."
+        )
 
 
 def _worker(job: dict[str, Any]) -> None:
@@ -141,9 +153,12 @@ def _initialize(stage: TrainStage, job: dict[str, Any]) -> Any:
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     engine, *_ = deepspeed.initialize(
-        model=module, model_parameters=[g for g in groups if g["params"]],
+        model=module,
+        model_parameters=[g for g in groups if g["params"]],
         config={
-            "train_batch_size": 1, "train_micro_batch_size_per_gpu": 1, "steps_per_print": 1 << 30,
+            "train_batch_size": 1,
+            "train_micro_batch_size_per_gpu": 1,
+            "steps_per_print": 1 << 30,
             "optimizer": {"type": "AdamW", "params": {"lr": job["optimizer"]["lr"], "weight_decay": decay, "torch_adam": True}},
             "gradient_clipping": job["gradient_clip"],
             "zero_optimization": {"stage": job["train"].zero_stage},
@@ -189,7 +204,9 @@ class _State:
         """Parameters gathered on this worker, where ZeRO 3 has them in pieces."""
         import deepspeed
 
-        with deepspeed.zero.GatheredParameters(list(self._trained().values()), enabled=self.engine.zero_optimization_stage() == 3):
+        with deepspeed.zero.GatheredParameters(
+            list(self._trained().values()), enabled=self.engine.zero_optimization_stage() == 3
+        ):
             yield
 
     def validate(self, step: int) -> None:

@@ -1,0 +1,229 @@
+"""`readqg run`: the stages in order for one corpus. Each is resumable, so the same command goes on where it stopped.
+
+```
+OUT/corpus/{documents,queries,judgments}   imported
+OUT/queries                                generated, r = 1 and r = 0
+OUT/reranker                               the tuned cross-encoder, with its guard
+OUT/bm25, OUT/start, OUT/tuned             runs, where the corpus comes with queries
+OUT/quality                                where asked
+OUT/summary.json, OUT/report.html
+```
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from readqg import api, sample
+from readqg import config as c
+from readqg.engine import cluster
+from readqg.errors import ConfigError
+from readqg.progress import duration
+
+log = logging.getLogger("readqg")
+
+MEASURES = ("nDCG@10", "R@100", "RR@10")
+
+
+def run(config: c.RunConfig) -> dict[str, Any]:
+    """From documents to a re-ranker, a ranking and a report; returns what is written to OUT/summary.json."""
+    out = Path(config.out)
+    prompts = _prompts(config)
+    clock = _Clock(out / "_seconds.json")
+    with clock.stage("import"):
+        imported = api.import_corpus(
+            c.make(
+                c.ImportConfig,
+                config.documents.model_dump(),
+                {"source": config.corpus or str(sample.corpus_folder()), "out": str(out / "corpus"), "split": config.split},
+            )
+        )
+    searched = (out / "corpus" / "queries").is_dir()
+    with cluster.connect(config.compute):
+        if searched:
+            with clock.stage("retrieve"):
+                _retrieve(config, out)
+        with clock.stage("generate"):
+            api.generate(
+                c.make(
+                    c.GenerateConfig,
+                    config.generate.model_dump(),
+                    _shared(config),
+                    {
+                        "documents": str(out / "corpus" / "documents"),
+                        "out": str(out / "queries"),
+                        "prompts": prompts,
+                        "backbone": config.backbone,
+                        "max_documents": config.max_documents,
+                    },
+                )
+            )
+        with clock.stage("train"):
+            api.train_reranker(
+                c.make(
+                    c.TrainRerankerConfig,
+                    config.reranker.model_dump(),
+                    _shared(config),
+                    {
+                        "queries": str(out / "queries"),
+                        "documents": str(out / "corpus" / "documents"),
+                        "out": str(out / "reranker"),
+                        "start": config.start,
+                        "train": config.train.model_dump(),
+                    },
+                )
+            )
+        if searched:
+            with clock.stage("rank"):
+                _rank(config, out, "start", config.start)
+                _rank(config, out, "tuned", str(out / "reranker"))
+        if config.quality is not None:
+            with clock.stage("quality"):
+                api.quality(
+                    c.make(
+                        c.QualityConfig,
+                        config.quality.model_dump(),
+                        _shared(config),
+                        {
+                            "queries": str(out / "queries"),
+                            "documents": str(out / "corpus" / "documents"),
+                            "out": str(out / "quality"),
+                        },
+                    )
+                )
+    with clock.stage("report"):
+        summary = _report(config, out, imported, clock)
+    _table(summary)
+    return summary
+
+
+def _prompts(config: c.RunConfig) -> str:
+    """The prompts to write queries with; the package's own fit its default backbone only."""
+    if config.prompts is not None:
+        return config.prompts
+    if config.backbone not in (None, c.SMOLLM2):
+        raise ConfigError(
+            f"There are no prompts for {config.backbone} yet. Train them once, from MS MARCO scores, and give them with --prompts:\n"
+            "  readqg pairs --scores SCORES --queries QUERIES --documents PASSAGES --out pairs\n"
+            f"  readqg train-generator --pairs pairs --backbone {config.backbone} --out prompts"
+        )
+    return str(sample.prompts_folder())
+
+
+def _shared(config: c.RunConfig) -> dict[str, Any]:
+    return {"compute": config.compute.model_dump()}
+
+
+def _retrieve(config: c.RunConfig, out: Path) -> None:
+    judgments = out / "corpus" / "judgments"
+    api.retrieve(
+        c.make(
+            c.RetrieveConfig,
+            config.retrieve.model_dump(),
+            {
+                "documents": str(out / "corpus" / "documents"),
+                "queries": str(out / "corpus" / "queries"),
+                "out": str(out / "bm25"),
+                "max_queries": config.max_queries,
+                "judgments": str(judgments) if judgments.is_dir() else None,
+            },
+        )
+    )
+
+
+def _rank(config: c.RunConfig, out: Path, name: str, model: str) -> None:
+    api.rank(
+        c.make(
+            c.RankConfig,
+            config.rank.model_dump(),
+            _shared(config),
+            {
+                "run": str(out / "bm25"),
+                "queries": str(out / "corpus" / "queries"),
+                "documents": str(out / "corpus" / "documents"),
+                "out": str(out / name),
+                "model": model,
+            },
+        )
+    )
+
+
+def _report(config: c.RunConfig, out: Path, imported: dict[str, Any], clock: _Clock) -> dict[str, Any]:
+    from readqg.evaluation import report
+
+    summary = {
+        "out": str(out),
+        "sample": config.corpus is None,
+        "corpus": imported,
+        "seconds": clock.seconds,
+        "cut": _cuts(config),
+        "guard": json.loads((out / "reranker" / "guard.json").read_text()),
+        "evaluation": report.evaluation(out, MEASURES),
+        "config": config.model_dump(mode="json"),
+    }
+    summary["use"] = str(out / "reranker") if summary["guard"]["use"] == "tuned" else config.start
+    summary["report"] = str(out / "report.html")
+    (out / "summary.json").write_text(json.dumps(summary, indent=1, default=str))
+    (out / "report.html").write_text(report.html(out, summary))
+    return summary
+
+
+def _cuts(config: c.RunConfig) -> list[str]:
+    """What was left out, in words, for every table."""
+    cuts = []
+    if config.max_documents is not None:
+        cuts.append(f"queries written for at most {config.max_documents} documents, drawn by a stable hash")
+    if config.max_queries is not None:
+        cuts.append(f"at most {config.max_queries} judged queries, drawn by a stable hash")
+    if config.retrieve.top_k != 100:
+        cuts.append(f"BM25's top {config.retrieve.top_k} re-ranked instead of 100")
+    if config.corpus is None:
+        cuts.append("a demonstration, too small to conclude from")
+    return cuts
+
+
+class _Clock:
+    """Seconds a stage, summed over interrupted runs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began, before = time.monotonic(), self.seconds.get(name, 0.0)
+        log.info("— %s", name)
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(before + time.monotonic() - began, 1)
+            self.path.write_text(json.dumps(self.seconds))
+
+
+def _table(summary: dict[str, Any]) -> None:
+    console = Console(stderr=True)
+    evaluation = summary["evaluation"]
+    if evaluation:
+        table = Table(title="nDCG@10 and more, × 100")
+        table.add_column("ranking")
+        for measure in MEASURES:
+            table.add_column(measure, justify="right")
+        for name, values in evaluation["runs"].items():
+            table.add_row(name, *(f"{100 * values[m]:.1f}" for m in MEASURES))
+        console.print(table)
+    for line in summary["cut"]:
+        console.print(f"  cut: {line}", markup=False, highlight=False)
+    console.print(f"  guard: {summary['guard']['reason']}", markup=False, highlight=False)
+    console.print(f"  use:   {summary['use']}", markup=False, highlight=False, style="bold")
+    spent = ", ".join(f"{name} {duration(seconds)}" for name, seconds in summary["seconds"].items())
+    console.print(f"  time:  {spent}\n  report: {summary['report']}", markup=False, highlight=False)

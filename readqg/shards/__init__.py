@@ -1,0 +1,31 @@
+"""The output folder: one Parquet file a shard, committed once by appearing under its final name; resume, refusal, verification.
+
+```
+OUT/
+  _config.json                     what was asked: stage, config, input and model fingerprints, versions; written first
+  part-00003-of-00064.parquet      one shard, whole; its footer holds counts, first and last input id, input fingerprint
+  _tmp/<run id>/                   tries under way of one driver
+  _metrics/00003.json              per part: sha256, seconds, counters; outside every digest
+  _SUCCESS                         written last: counts, shards, sha256 of every part (or, for a model, of every file)
+```
+A try is written to `_tmp`, synced, read back with its page checksums, then hard-linked to the final name only if that name is
+absent: whoever comes second deletes its own try. Nothing rests on locks, so late, doubled or killed workers do no harm.
+"""
+
+from readqg.shards.files import explained, fingerprint, part_name, read_footer, read_json, sha256_file, stable_hash
+from readqg.shards.reading import InputFolder, open_input, verify
+from readqg.shards.writing import OutputFolder
+
+__all__ = [
+    "InputFolder",
+    "OutputFolder",
+    "explained",
+    "fingerprint",
+    "open_input",
+    "part_name",
+    "read_footer",
+    "read_json",
+    "sha256_file",
+    "stable_hash",
+    "verify",
+]

@@ -1,0 +1,104 @@
+"""A finished folder, opened for reading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from readqg.errors import FolderError, InputError
+from readqg.shards.files import read_json, sha256_file
+
+
+@dataclass(frozen=True)
+class InputFolder:
+    """A finished folder, opened for reading. Rows are numbered through its parts in order."""
+
+    path: Path
+    success: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the content: a hash over the sha256 of every part."""
+        return str(self.success["fingerprint"])
+
+    @property
+    def rows(self) -> int:
+        return int(self.success["counts"]["rows"])
+
+    @property
+    def parts(self) -> list[Path]:
+        return [self.path / name for name in sorted(self.success["parts"])]
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        return pq.read_schema(self.parts[0]).remove_metadata()
+
+    def read(self, start: int = 0, stop: int | None = None, columns: list[str] | None = None) -> pa.Table:
+        """Rows `start` to `stop` (exclusive), checked against their page checksums."""
+        stop = self.rows if stop is None else min(stop, self.rows)
+        tables, seen = [], 0
+        for name in sorted(self.success["parts"]):
+            rows = self.success["parts"][name]["rows"]
+            low, high = max(start - seen, 0), min(stop - seen, rows)
+            if low < high:
+                tables.append(_read_part(self.path / name, columns).slice(low, high - low))
+            seen += rows
+        empty = self.schema.empty_table()
+        return pa.concat_tables(tables) if tables else empty.select(columns) if columns else empty
+
+
+def _read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=columns, page_checksum_verification=True).replace_schema_metadata(None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise FolderError(f"{path} cannot be read: {error}. Delete that part and give the command that made it again.") from error
+
+
+def open_input(path: str | Path, columns: tuple[str, ...] = ()) -> InputFolder:
+    """Open a finished folder of Parquet parts.
+
+    Raises `InputError` where the folder is absent, has no `_SUCCESS`, misses a part, or lacks one of `columns`."""
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder. Give the output folder of an earlier stage.")
+    if not (path / "_SUCCESS").exists():
+        raise InputError(
+            f"{path} has no _SUCCESS: the stage that makes it has not finished. Give its command again, then this one."
+        )
+    success = read_json(path / "_SUCCESS")
+    if "parts" not in success:
+        raise InputError(f"{path} holds a model, not rows.")
+    absent = [name for name in success["parts"] if not (path / name).exists()]
+    if absent:
+        raise InputError(
+            f"{path}: {len(absent)} of {len(success['parts'])} parts are gone, first {absent[0]}. "
+            "Delete _SUCCESS there and give the command that made it again."
+        )
+    folder = InputFolder(path, success)
+    lacking = [name for name in columns if name not in folder.schema.names]
+    if lacking:
+        raise InputError(
+            f"{path} has no column {', '.join(lacking)}; it has {', '.join(folder.schema.names)}. Is it the right folder?"
+        )
+    return folder
+
+
+def verify(path: str | Path) -> list[str]:
+    """What is wrong with a finished folder: every file compared with its sha256. An empty list: nothing."""
+    path = Path(path)
+    if not (path / "_SUCCESS").exists():
+        return [f"{path}: no _SUCCESS"]
+    success = read_json(path / "_SUCCESS")
+    expected = {n: p["sha256"] for n, p in success["parts"].items()} if "parts" in success else success["files"]
+    problems = [
+        f"{path / name}: {'missing' if not (path / name).exists() else 'its bytes have changed (sha256)'}"
+        for name, digest in expected.items()
+        if not (path / name).exists() or sha256_file(path / name) != digest
+    ]
+    extra = {p.name for p in path.glob("part-*.parquet")} - set(expected)
+    return problems + [f"{path / name}: not named in _SUCCESS" for name in sorted(extra)]

@@ -1,0 +1,231 @@
+"""A folder being made: begin or go on, commit, finish."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from readqg.errors import FolderError
+from readqg.shards.files import FOOTER_KEY, explained, fingerprint, part_name, read_footer, read_json, sha256_file
+from readqg.stage import ShardResult
+
+_STALE_TRY_S = 86_400.0
+_VERSIONED = ("readqg", "torch", "transformers", "ray", "pyarrow")
+
+
+@dataclass
+class OutputFolder:
+    """A folder being made. Picklable: workers commit through their own copy."""
+
+    path: Path
+    stage: str
+    input_fingerprint: str
+    run_id: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+    @classmethod
+    def begin(
+        cls,
+        path: str | Path,
+        stage: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, str] | None = None,
+        models: Mapping[str, str] | None = None,
+    ) -> OutputFolder:
+        """Begin or go on with a folder.
+
+        `config` is `readqg.config.identity(...)`, `inputs` and `models` name -> fingerprint. Raises `FolderError` where the
+        folder was begun with something else (the difference is spelled out), holds other files, or may not be written."""
+        path = Path(path)
+        asked = json.loads(
+            json.dumps(
+                {"stage": stage, "config": config, "inputs": inputs or {}, "models": models or {}}, default=list, sort_keys=True
+            )
+        )
+        folder = cls(path, stage, fingerprint([asked["inputs"], asked["models"]]))
+        with explained(f"making {path}"):
+            path.mkdir(parents=True, exist_ok=True)
+            if not (path / "_config.json").exists():
+                strangers = [p.name for p in path.iterdir() if not p.name.startswith((".", "_"))]
+                if strangers:
+                    raise FolderError(
+                        f"{path} is not empty ({strangers[0]}, ...) and was not begun by ReadQG. Give an empty folder."
+                    )
+                folder._create("_config.json", json.dumps({**asked, "versions": _versions()}, indent=1).encode())
+        begun = read_json(path / "_config.json")
+        changed = list(_differences({k: begun.get(k) for k in asked}, asked))
+        if changed:
+            raise FolderError(
+                f"{path} was begun with something else:\n"
+                + "\n".join(f"  {line}" for line in changed)
+                + "\nGive another --out, or the same values, or delete that folder."
+            )
+        folder._sweep()
+        return folder
+
+    @property
+    def done(self) -> bool:
+        return (self.path / "_SUCCESS").exists()
+
+    @property
+    def tmp(self) -> Path:
+        return self.path / "_tmp" / self.run_id
+
+    def missing(self, total: int) -> list[int]:
+        """Indices of the shards that are not there. Raises `FolderError` where parts of another total lie there."""
+        there = {p.name for p in self.path.glob("part-*.parquet")}
+        strange = there - {part_name(i, total) for i in range(total)}
+        if strange:
+            raise FolderError(f"{self.path} holds {min(strange)}, but this run has {total} shards. Give an empty folder.")
+        return [i for i in range(total) if part_name(i, total) not in there]
+
+    def commit(
+        self, index: int, total: int, result: ShardResult, row_groups: list[int] | None = None, seconds: float = 0.0
+    ) -> dict[str, Any]:
+        """Write one shard and make it appear. Returns its receipt; a shard that is there already is left as it is."""
+        name = part_name(index, total)
+        counts = {"inputs": result.inputs, "rows": result.table.num_rows, "errors": result.errors, "nothing": result.nothing}
+        footer = {
+            "stage": self.stage,
+            "input": self.input_fingerprint,
+            "first": result.first_id,
+            "last": result.last_id,
+            **counts,
+        }
+        schema = result.table.schema.with_metadata({FOOTER_KEY: json.dumps(footer, sort_keys=True).encode()})
+        with explained(f"writing {self.path / name}"):
+            self.tmp.mkdir(parents=True, exist_ok=True)
+            try_path = self.tmp / f"{name}.{uuid.uuid4().hex[:8]}"
+            try:
+                _write_table(
+                    try_path, result.table.cast(schema.remove_metadata()).replace_schema_metadata(schema.metadata), row_groups
+                )
+                digest = sha256_file(try_path)
+                won = _link(try_path, self.path / name)
+            finally:
+                try_path.unlink(missing_ok=True)
+            if won:
+                metrics = {"sha256": digest, "seconds": round(seconds, 3), **counts, **result.metrics}
+                (self.path / "_metrics").mkdir(exist_ok=True)
+                (self.path / "_metrics" / f"{index:05d}.json").write_text(json.dumps(metrics))
+        return {"index": index, "committed": won, **counts, **result.metrics}
+
+    def summary(self, total: int) -> dict[str, Any]:
+        """What `_SUCCESS` will say. Raises `FolderError` where a shard is not there yet."""
+        absent = self.missing(total)
+        if absent:
+            raise FolderError(f"{self.path}: {len(absent)} of {total} shards are not there yet.")
+        parts = {part_name(i, total): self._part_facts(i, total) for i in range(total)}
+        counts = {key: sum(p[key] for p in parts.values()) for key in ("inputs", "rows", "errors", "nothing")}
+        return {
+            "counts": counts,
+            "shards": total,
+            "parts": parts,
+            "fingerprint": fingerprint([p["sha256"] for p in parts.values()]),
+        }
+
+    def finish(self, total: int) -> dict[str, Any]:
+        """Write `_SUCCESS` once every shard is there; returns it. Does nothing where it exists."""
+        return self.success() if self.done else self._succeed(self.summary(total))
+
+    def success(self) -> dict[str, Any]:
+        """What `_SUCCESS` says."""
+        return read_json(self.path / "_SUCCESS")
+
+    def commit_files(self, files: Path, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Make a folder of files (a model) the content of this one and write `_SUCCESS`, with `facts` in it."""
+        digests = {}
+        with explained(f"writing {self.path}"):
+            for file in sorted(p for p in files.rglob("*") if p.is_file()):
+                name = file.relative_to(files).as_posix()
+                digests[name] = sha256_file(file)
+                target = self.path / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, target)
+        return self._succeed({"files": digests, "fingerprint": fingerprint(digests), "facts": dict(facts or {})})
+
+    def _part_facts(self, index: int, total: int) -> dict[str, Any]:
+        path = self.path / part_name(index, total)
+        footer = read_footer(path)
+        metrics = self.path / "_metrics" / f"{index:05d}.json"
+        digest = read_json(metrics)["sha256"] if metrics.exists() else sha256_file(path)
+        return {"sha256": digest, **{key: footer[key] for key in ("inputs", "rows", "errors", "nothing")}}
+
+    def _succeed(self, success: dict[str, Any]) -> dict[str, Any]:
+        self._create("_SUCCESS", json.dumps({"stage": self.stage, **success}, indent=1, default=float).encode())
+        shutil.rmtree(self.tmp, ignore_errors=True)
+        return self.success()
+
+    def _create(self, name: str, content: bytes) -> None:
+        """Make a small file appear whole, once."""
+        with explained(f"writing {self.path / name}"):
+            self.tmp.mkdir(parents=True, exist_ok=True)
+            try_path = self.tmp / f"{name}.{uuid.uuid4().hex[:8]}"
+            with try_path.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            _link(try_path, self.path / name)
+            try_path.unlink()
+
+    def _sweep(self) -> None:
+        """Remove tries that nobody can still be writing."""
+        for stale in (self.path / "_tmp").glob("*"):
+            if time.time() - stale.stat().st_mtime > _STALE_TRY_S:
+                shutil.rmtree(stale, ignore_errors=True)
+
+
+def _write_table(path: Path, table: pa.Table, row_groups: list[int] | None) -> None:
+    with path.open("wb") as file:
+        with pq.ParquetWriter(file, table.schema, compression="zstd", write_page_checksum=True) as writer:
+            start = 0
+            for length in row_groups if row_groups is not None else [table.num_rows]:
+                writer.write_table(table.slice(start, length), row_group_size=max(length, 1))
+                start += length
+        file.flush()
+        os.fsync(file.fileno())
+    if pq.read_table(path, page_checksum_verification=True).num_rows != table.num_rows:
+        raise FolderError(f"{path}: what was read back is not what was written. Is the disk sound?")
+
+
+def _link(source: Path, target: Path) -> bool:
+    """True where `target` did not exist and is now `source`; the folder's entry is synced."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return True
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _differences(begun: Any, asked: Any, name: str = "") -> Iterator[str]:
+    if isinstance(begun, dict) and isinstance(asked, dict):
+        for key in sorted({*begun, *asked}):
+            yield from _differences(begun.get(key), asked.get(key), f"{name}.{key}" if name else key)
+    elif begun != asked:
+        yield f"{name}: the folder has {begun!r}, this command {asked!r}"
