@@ -1,0 +1,122 @@
+"""Scores to document-centric pairs: every passage with positive and negative queries and their relevance (method, section 1)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from readqg.config import PairsConfig, identity
+from readqg.labeling.partition import PartitionStage, check_known, documents_of, pairs_inputs, query_texts
+from readqg.labeling.rules import REASONS, choose
+from readqg.labeling.scores import SCORES, ScoreSet, check_scores, open_scores
+from readqg.shards import OutputFolder, open_input
+from readqg.stage import ShardStage
+
+PARTITIONED = "_partitioned"
+_QUERY = pa.struct([("query_id", pa.string()), ("query", pa.string()), ("score", pa.float32()), ("relevance", pa.float32())])
+_SCORED = pa.struct([("query_id", pa.string()), ("score", pa.float32())])
+
+
+class PairsStage(ShardStage):
+    """Partition k of the scores to shard k of the pairs, passages in the order of doc_id. An input row is a passage with
+    all its scores; one that the rule drops has no output row and is counted with its reason."""
+
+    name = "pairs"
+    schema = pa.schema([("doc_id", pa.string()), ("text", pa.string()), ("positives", pa.list_(_QUERY)),
+                        ("negatives", pa.list_(_QUERY)), ("error", pa.string())])
+    key = ("doc_id",)
+    needs_model = False
+
+    def __init__(self, config: PairsConfig, scores: ScoreSet) -> None:
+        self.config = config
+        self.scores = scores
+        self._counts: dict[str, float] = {}
+
+    def inputs(self) -> dict[str, str]:
+        """Fingerprints of what is read."""
+        return pairs_inputs(self.config, self.scores)
+
+    def models(self) -> dict[str, str]:
+        return {}
+
+    @property
+    def total(self) -> int:
+        return self.config.partitions
+
+    def read(self, index: int) -> pa.Table:
+        """(doc_id, scored: list of {query_id, score}, duplicates), a row a passage; a pair scored twice keeps its highest."""
+        parts = open_input(Path(self.config.out) / PARTITIONED).parts
+        groups = [pq.ParquetFile(p, page_checksum_verification=True).read_row_group(index, columns=SCORES.names) for p in parts]
+        rows = pl.DataFrame(pl.from_arrow(pa.concat_tables(groups)))
+        pairs = rows.group_by("doc_id", "query_id").agg(pl.col("score").max(), times=pl.len()).sort("doc_id", "query_id")
+        passages = pairs.group_by("doc_id", maintain_order=True).agg(
+            scored=pl.struct("query_id", "score"), duplicates=(pl.col("times") - 1).sum().cast(pl.Int64))
+        return passages.to_arrow().cast(pa.schema(
+            [("doc_id", pa.string()), ("scored", pa.list_(_SCORED)), ("duplicates", pa.int64())]))
+
+    def compute(self, table: pa.Table) -> pa.Table:
+        passages = pl.DataFrame(pl.from_arrow(table))
+        scored = passages.select("doc_id", "scored").explode("scored").unnest("scored")
+        chosen, dropped = choose(scored, self.config.rule, self.config.m)
+        self._counts = {
+            "passages": passages.height, "duplicates": int(passages["duplicates"].sum()),
+            **{f"dropped_{reason}": dropped[reason] for reason in REASONS},
+        }
+        chosen = chosen.join(query_texts(self.config.queries), on="query_id", how="left", maintain_order="left")
+        query = pl.struct("query_id", "query", "score", "relevance")
+        kept = chosen.group_by("doc_id", maintain_order=True).agg(
+            positives=query.filter(pl.col("positive")), negatives=query.filter(~pl.col("positive")))
+        ids = kept["doc_id"].to_list()
+        texts = pl.Series("text", documents_of(self.config.documents).texts(ids), pl.String)
+        kept = kept.with_columns(texts, error=pl.lit(None, pl.String))
+        return kept.select(self.schema.names).to_arrow().cast(self.schema)
+
+    def metrics(self) -> dict[str, float]:
+        return self._counts
+
+
+def make_pairs(config: PairsConfig, run: Callable[[ShardStage, OutputFolder], Any]) -> dict[str, Any]:
+    """Scores to pairs in `config.out`, with the partitioned scores in its subfolder `_partitioned`; returns `pairs_summary`.
+
+    `run(stage, folder)` runs a shard stage into a folder that was begun. Raises `InputError` for scores that cannot be used,
+    `RunError` where too many of them name unknown texts, `FolderError` where `config.out` was begun with something else."""
+    scores = open_scores(config.scores)
+    unscored = check_scores(scores)
+    pairs, partition = PairsStage(config, scores), PartitionStage(config, scores)
+    out = _begin(pairs, config, Path(config.out))
+    partitioned = _begin(partition, config, out.path / PARTITIONED)
+    run(partition, partitioned)
+    check_known(config, scores, open_input(partitioned.path).success["counts"], unscored)
+    run(pairs, out)
+    return pairs_summary(out.path)
+
+
+def _begin(stage: PairsStage | PartitionStage, config: PairsConfig, path: Path) -> OutputFolder:
+    return OutputFolder.begin(path, stage.name, identity(config), stage.inputs(), stage.models())
+
+
+def pairs_summary(out: str | Path) -> dict[str, Any]:
+    """What became of the scores, of a finished pairs folder: scored pairs, those left out as unscored or unknown, duplicates;
+    passages, those kept, and those dropped by reason. Folded from what the parts left in `_metrics`."""
+    read, made = _folded(Path(out) / PARTITIONED), _folded(Path(out))
+    return {
+        "scored_pairs": read["inputs"] - read["unscored"],
+        **{name: read[name] for name in ("unscored", "unknown_passage", "unknown_query")},
+        "duplicates": made["duplicates"], "passages": made["passages"], "kept": made["rows"],
+        "dropped": {reason: made[f"dropped_{reason}"] for reason in REASONS},
+    }
+
+
+def _folded(folder: Path) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for file in sorted((folder / "_metrics").glob("*.json")):
+        facts = json.loads(file.read_text())
+        total.update({name: int(value) for name, value in facts.items() if isinstance(value, int | float)})
+    return total
