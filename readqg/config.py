@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from readqg.errors import ConfigError
 
@@ -230,6 +230,14 @@ class GenerateSettings(Settings):
         if not value or any(not 0 <= r <= 1 for r in value) or len(set(value)) < len(value):
             raise ValueError("relevances must be distinct numbers in [0, 1]")
         return value
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> GenerateSettings:
+        most = {"greedy": 1, "beam": self.beams}.get(self.decoding, self.samples)
+        if self.samples > most:
+            raise ValueError(f"{self.decoding} decoding writes at most {most} different queries; samples is {self.samples}: "
+                             "lower it, or decode with top_k")
+        return self
 
 
 class GenerateConfig(GenerateSettings):
