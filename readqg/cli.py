@@ -26,6 +26,8 @@ class Command(NamedTuple):
     config: type[config.Settings]
     function: Any
     group: str
+    positional: str = ""
+    """A flag whose name may be left out before its value."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -40,7 +42,7 @@ COMMANDS: dict[str, Command] = {
     "train-generator": Command(config.TrainGeneratorConfig, api.train_generator, "The generator, once"),
     "evaluate": Command(config.EvaluateConfig, api.evaluate, "Measures"),
     "quality": Command(config.QualityConfig, api.quality, "Measures"),
-    "verify": Command(config.VerifyConfig, api.verify, "Measures"),
+    "verify": Command(config.VerifyConfig, api.verify, "Measures", "folder"),
 }
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
@@ -68,6 +70,8 @@ def _main(argv: list[str]) -> int:
     logging.getLogger("readqg").setLevel(logging.INFO)
     shared, rest = _shared_flags().parse_known_args(argv[1:])
     command = COMMANDS[argv[0]]
+    if command.positional and rest and not rest[0].startswith("-"):
+        rest.insert(0, f"--{command.positional}")
     try:
         chosen = _parse(argv[0], command.config, shared, rest)
         if shared.dry_run:
@@ -96,10 +100,10 @@ def _shared_flags() -> argparse.ArgumentParser:
 
 def _parse(name: str, cls: type[config.Settings], shared: argparse.Namespace, rest: list[str]) -> config.Settings:
     """Defaults, then the preset, then the file, then the flags."""
-    layers = [config.PRESETS[shared.preset].get(cls.__name__, {})] if shared.preset else []
-    if shared.config:
-        layers.append(_read_yaml(Path(shared.config)))
-    base = config.merge(*layers)
+    file = _read_yaml(Path(shared.config)) if shared.config else {}
+    with_corpus = bool(file.get("corpus")) or any(flag.split("=")[0] == "--corpus" for flag in rest)
+    preset = shared.preset or (config.SAMPLE_PRESET if cls is config.RunConfig and not with_corpus else None)
+    base = config.merge(config.PRESETS[preset].get(cls.__name__, {}) if preset else {}, file)
     default = config.partial(cls, base, tyro.MISSING)
     about = (
         api_doc(name)

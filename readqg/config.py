@@ -390,6 +390,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+SAMPLE_PRESET = "small"
+"""What `readqg run` takes where no corpus is given."""
+
+
 def merge(*layers: dict[str, Any]) -> dict[str, Any]:
     """Nested dictionaries over one another, the last one winning."""
     out: dict[str, Any] = {}

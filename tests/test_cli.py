@@ -1,0 +1,84 @@
+"""The command line: help, layers, dry run, errors, exit codes."""
+
+import json
+
+import pytest
+import yaml
+
+from readqg import cli
+
+
+def run(capsys, *argv):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(argv)
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+def test_help_lists_every_command(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert all(name in out for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_every_command_has_help(capsys, name):
+    code, out, _ = run(capsys, name, "--help")
+    assert code == 0
+    assert cli.api_doc(name).split()[0] in out
+
+
+def test_an_unknown_command_names_those_there_are(capsys):
+    code, _, err = run(capsys, "trian")
+    assert code == 2
+    assert "train-reranker" in err.replace("\n", "")
+
+
+def test_flags_win_over_the_file_which_wins_over_the_preset(capsys, tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("documents: docs\nmax_new_tokens: 20\ntop_k: 5\n")
+    code, out, _ = run(capsys, "generate", "--config", str(file), "--top-k", "7", "--out", "q", "--dry-run")
+    resolved = yaml.safe_load(out)
+    assert code == 0
+    assert (resolved["documents"], resolved["max_new_tokens"], resolved["top_k"], resolved["samples"]) == ("docs", 20, 7, 1)
+
+
+def test_a_preset_reaches_nested_fields(capsys):
+    _, out, _ = run(capsys, "run", "--corpus", "x", "--preset", "authors", "--dry-run")
+    assert yaml.safe_load(out)["reranker"]["sign"] == "authors"
+
+
+def test_without_a_corpus_the_sample_is_cut_to_fit(capsys):
+    _, out, _ = run(capsys, "run", "--dry-run")
+    small = yaml.safe_load(out)
+    _, out, _ = run(capsys, "run", "--corpus", "x", "--dry-run")
+    assert small["max_documents"] is not None
+    assert yaml.safe_load(out)["max_documents"] is None
+
+
+def test_a_dry_run_is_a_config_file(capsys, tmp_path):
+    _, out, _ = run(capsys, "run", "--corpus", "x", "--max-documents", "5", "--dry-run")
+    (tmp_path / "c.yaml").write_text(out)
+    _, again, _ = run(capsys, "run", "--config", str(tmp_path / "c.yaml"), "--dry-run")
+    assert again == out
+
+
+def test_a_missing_flag_is_named(capsys):
+    code, _, err = run(capsys, "generate", "--documents", "x")
+    assert code == 2
+    assert "--out" in err
+
+
+def test_an_unknown_field_in_the_file_is_named(capsys, tmp_path):
+    (tmp_path / "c.yaml").write_text("documnts: x\n")
+    code, _, err = run(capsys, "generate", "--config", str(tmp_path / "c.yaml"))
+    assert code == 1
+    assert "documnts" in err
+
+
+def test_an_error_is_one_message_and_with_json_one_line(capsys, tmp_path):
+    code, out, err = run(capsys, "verify", str(tmp_path / "absent"), "--json")
+    assert code == 1
+    assert "no such folder" in err
+    assert "Traceback" not in err
+    assert json.loads(out.splitlines()[-1])["error"] == "InputError"
