@@ -8,7 +8,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from readqg import models
 from readqg.errors import ModelError
@@ -29,14 +36,18 @@ class Backbone:
     @classmethod
     def load(cls, name: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:
         """From a folder or a hub name. Raises `ModelError` where it cannot be used: none there, pickled weights only, or
-        not a language model of either kind."""
+        not a language model of either kind. On the device "meta" no weights are read: enough to check and to tokenise with."""
         folder = models.resolve(str(name))
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
             auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            # An untied T5 head is kept by plain loading. Resizing embeddings or tying again would replace it: never do either.
-            lm = auto.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, local_files_only=True)
+            if torch.device(device).type == "meta":
+                with torch.device("meta"):
+                    lm = auto.from_config(config, dtype=dtype)
+            else:
+                # An untied T5 head is kept by plain loading. Resizing embeddings or tying again would replace it: do neither.
+                lm = auto.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, local_files_only=True)
         except (ValueError, OSError, KeyError) as error:
             raise ModelError(f"{folder} cannot be loaded as a language model ({str(error).splitlines()[0]}). "
                              "The backbone must be a T5-type or a decoder-only model.") from error
