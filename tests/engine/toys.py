@@ -1,0 +1,118 @@
+"""Tiny stages whose behaviour tests can steer: they count, fail, or kill their worker when told to."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pyarrow as pa
+
+from readqg.config import Compute, Settings, TrainSettings
+from readqg.stage import ShardStage, TrainStage
+
+
+class SquaresConfig(Settings):
+    out: str
+    seed: int = 0
+    compute: Compute = Compute()
+
+
+class Squares(ShardStage):
+    """`shards` shards of `rows` numbers, squared; `bad` raises, `deadly` kills its worker once (or `deaths` times)."""
+
+    name = "squares"
+    schema = pa.schema([("doc_id", pa.string()), ("square", pa.int64()), ("error", pa.string())])
+    key = ("doc_id",)
+
+    def __init__(self, shards=6, rows=4, bad=(), deadly=None, deaths=1, marks=None, needs_model=True):
+        self.shards, self.rows, self.bad, self.deadly, self.deaths = shards, rows, set(bad), deadly, deaths
+        self.marks, self.needs_model = marks, needs_model
+        self.loaded = False
+
+    @property
+    def total(self):
+        return self.shards
+
+    def inputs(self):
+        return {"numbers": f"{self.shards}x{self.rows}"}
+
+    def read(self, index):
+        numbers = range(index * self.rows, (index + 1) * self.rows if index != 1 else self.rows)
+        return pa.table({"doc_id": pa.array([f"d{n}" for n in numbers], pa.string()), "n": pa.array(numbers, pa.int64())})
+
+    def load(self):
+        self.loaded = True
+
+    def compute(self, table):
+        assert self.loaded
+        numbers = table["n"].to_pylist()
+        self._mark(numbers)
+        if self.bad & set(numbers):
+            raise ValueError("a bad number")
+        if self.deadly in numbers and self._deaths() < self.deaths:
+            (Path(self.marks) / f"death-{self._deaths()}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return pa.table({"doc_id": table["doc_id"], "square": [n * n for n in numbers], "error": pa.nulls(len(numbers))})
+
+    def _mark(self, numbers):
+        if self.marks and numbers:
+            (Path(self.marks) / f"computed-{numbers[0]}-{os.getpid()}").touch()
+
+    def _deaths(self):
+        return len(list(Path(self.marks).glob("death-*")))
+
+
+class LineConfig(Settings):
+    out: str
+    learning_rate: float = 1e-2
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    train: TrainSettings = TrainSettings(checkpoint_steps=5, validate_steps=10)
+    compute: Compute = Compute()
+
+
+class Line(TrainStage):
+    """A small network with dropout learns a sum; `deadly` kills its worker once after that step, `broken` gives NaN."""
+
+    name = "line"
+
+    def __init__(self, steps=30, deadly=None, broken=None, marks=None):
+        self.steps, self.seed, self.deadly, self.broken, self.marks = steps, 3, deadly, broken, marks
+
+    def inputs(self):
+        return {"line": "sum"}
+
+    def build(self):
+        import torch
+
+        return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Dropout(0.3), torch.nn.Linear(16, 1))
+
+    def batch(self, step):
+        import torch
+
+        x = torch.randn(16, 8, generator=torch.Generator().manual_seed(step))
+        return step, x, x.sum(1, keepdim=True)
+
+    def loss(self, model, batch):
+        step, x, y = batch
+        mark = Path(self.marks or "/nonexistent") / "death"
+        if step == self.deadly and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        model.train()
+        loss = ((model(x) - y) ** 2).mean()
+        return loss * float("nan") if step == self.broken else loss, {}
+
+    def validate(self, model):
+        import torch
+
+        model.eval()
+        with torch.no_grad():
+            _, x, y = self.batch(999_999)
+            return {"score": -float(((model(x) - y) ** 2).mean())}
+
+    def save(self, model, folder, log):
+        from safetensors.torch import save_file
+
+        save_file(model.state_dict(), folder / "line.safetensors")
+        (folder / "log.json").write_text(json.dumps(log))
