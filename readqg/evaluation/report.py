@@ -1,0 +1,165 @@
+"""The report of a whole run: what changed, how sure that is, and what was written; one HTML page that needs no network.
+
+All text from data goes through Jinja's escaping; the page's policy forbids scripts and every outside address.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import yaml
+
+import readqg
+from readqg import runs
+from readqg.corpus import read_judgments, read_texts
+from readqg.evaluation import charts, metrics, significance
+from readqg.shards import open_input, stable_hash
+
+RUNS = ("bm25", "start", "tuned")
+LABELS = {"bm25": "BM25", "start": "start", "tuned": "tuned"}
+_SHOWN_DOCUMENTS, _SHOWN_QUERIES, _EXCERPT_CHARS = 10, 5, 600
+
+
+def evaluation(out: Path, measures: tuple[str, ...]) -> dict[str, Any] | None:
+    """Measures of BM25, start and tuned over the judged queries that were run, with 95 % intervals, paired differences in the
+    first measure, and its value for every query. None where the corpus has no judgments."""
+    if not (out / "corpus" / "judgments").is_dir() or not (out / "tuned").is_dir():
+        return None
+    found = {name: runs.read_run(out / name) for name in RUNS}
+    asked = set(read_texts(out / "corpus" / "queries")) & _evaluated(out)
+    judgments = {q: docs for q, docs in read_judgments(out / "corpus" / "judgments").items() if q in asked}
+    if not judgments:
+        return None
+    values = {name: metrics.per_query(judgments, run, measures) for name, run in found.items()}
+    order = sorted(judgments)
+    main = {name: np.array([by[measures[0]][q] for q in order]) for name, by in values.items()}
+    return {
+        "queries": len(order),
+        "runs": {name: {m: float(np.mean([by[m][q] for q in order])) for m in measures} for name, by in values.items()},
+        "intervals": {name: list(significance.bootstrap_interval(v)) for name, v in main.items()},
+        "differences": [_difference(main, *pair) for pair in (("tuned", "start"), ("tuned", "bm25"), ("start", "bm25"))],
+        "per_query": {q: {name: float(v[i]) for name, v in main.items()} for i, q in enumerate(order)},
+    }
+
+
+def html(out: Path, summary: dict[str, Any]) -> str:
+    """The page for what `readqg.pipeline` found; `summary` as in OUT/summary.json."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("readqg.evaluation", "."), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )
+    found = summary["evaluation"]
+    log = _training_log(out / "reranker")
+    measures = list(next(iter(found["runs"].values()))) if found else []
+    documents, query_counts = _documents(out)
+    headline, evidence = _verdict(summary, measures)
+    return environment.get_template("report.html.j2").render(
+        headline=headline, evidence=evidence, cut=summary["cut"], corpus_name=_corpus_name(summary), counts=_counts(summary),
+        use=summary["use"], version=readqg.__version__, evaluation=found, measures=measures, labels=LABELS, guard=summary["guard"],
+        charts=_charts(out, found, measures, log), extremes=_extremes(out, found), documents=documents, query_counts=query_counts,
+        validation_caption="nDCG@10 × 100 of the source document among BM25's top 20 for its own r = 1 query, on held-out documents.",
+        seconds=summary["seconds"], config=yaml.safe_dump(summary["config"], sort_keys=False, allow_unicode=True),
+    )
+
+
+def _evaluated(out: Path) -> set[str]:
+    """Queries that were given to BM25: those of its run, and those for which it found nothing."""
+    drawn = out / "bm25" / "_queries.json"
+    if drawn.exists():
+        return set(json.loads(drawn.read_text()))
+    return set(runs.read_run(out / "bm25"))
+
+
+def _difference(values: dict[str, np.ndarray], of: str, against: str) -> dict[str, Any]:
+    delta = values[of] - values[against]
+    low, high = significance.bootstrap_interval(delta)
+    return {
+        "of": of, "against": against, "mean": float(delta.mean()), "low": low, "high": high,
+        "p": significance.paired_randomisation(values[of], values[against]),
+        "better": int((delta > 0).sum()), "equal": int((delta == 0).sum()), "worse": int((delta < 0).sum()),
+    }
+
+
+def _verdict(summary: dict[str, Any], measures: list[str]) -> tuple[str, str]:
+    found = summary["evaluation"]
+    use = "Use the tuned model." if summary["guard"]["use"] == "tuned" else "Keep the start: the tuned model is not better on held-out documents."
+    if not found:
+        return use, "The corpus has no judged queries, so this rests on held-out synthetic queries alone."
+    d = found["differences"][0]
+    text = (f"On {found['queries']} judged queries the tuned model changed {measures[0]} by {100 * d['mean']:+.1f} points "
+            f"(95 % interval {100 * d['low']:+.1f} to {100 * d['high']:+.1f}, p = {d['p']:.3f}).")
+    if d["low"] <= 0 <= d["high"]:
+        text += " That is within what chance gives."
+    return use, text
+
+
+def _corpus_name(summary: dict[str, Any]) -> str:
+    return "the sample (Cranfield abstracts)" if summary["sample"] else Path(summary["config"]["corpus"]).name
+
+
+def _counts(summary: dict[str, Any]) -> str:
+    counts = {k: v for k, v in summary["corpus"].items() if k in ("documents", "queries", "judgments") and v}
+    return ", ".join(f"{n:,} {name}" for name, n in counts.items())
+
+
+def _training_log(model: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (model / "training_log.jsonl").read_text().splitlines()]
+
+
+def _charts(out: Path, found: dict[str, Any] | None, measures: list[str], log: list[dict[str, Any]]) -> dict[str, str | None]:
+    drawn: dict[str, str | None] = {"scores": None, "validation": None, "loss": None}
+    steps = [line for line in log if "loss" in line]
+    checks = [line for line in log if "validation" in line and "score" in line["validation"]]
+    if steps:
+        xs = [line["step"] for line in steps]
+        parts = [(name, xs, [line[name] for line in steps]) for name in ("loss", "bce", "mr") if all(name in line for line in steps)]
+        drawn["loss"] = charts.lines(parts, "step", "loss", f"Training loss, {steps[0]['loss']:.2f} at first, {steps[-1]['loss']:.2f} at last")
+    if checks:
+        ys = [100 * line["validation"]["score"] for line in checks]
+        drawn["validation"] = charts.lines(
+            [("held-out nDCG@10", [line["step"] for line in checks], ys)], "step", "nDCG@10 × 100",
+            f"Held-out nDCG@10, {ys[0]:.1f} before training, {ys[-1]:.1f} after")
+    if found:
+        rows = [(LABELS[n], 100 * found["runs"][n][measures[0]], *(100 * v for v in found["intervals"][n])) for n in RUNS]
+        drawn["intervals"] = charts.intervals(rows, f"{measures[0]} × 100", "; ".join(f"{n} {m:.1f} ({a:.1f} to {b:.1f})" for n, m, a, b in rows))
+        deltas = [100 * (q["tuned"] - q["start"]) for q in found["per_query"].values()]
+        d = found["differences"][0]
+        drawn["differences"] = charts.differences(
+            deltas, "queries, best first", f"Δ {measures[0]} × 100", f"{d['better']} queries better, {d['equal']} equal, {d['worse']} worse")
+        scores = {n: [s for docs in runs.read_run(out / n).values() for s in docs.values()] for n in ("start", "tuned")}
+        if all(scores.values()):
+            drawn["scores"] = charts.histogram([(LABELS[n], v) for n, v in scores.items()], "logit", "Distribution of scores before and after")
+    return drawn
+
+
+def _extremes(out: Path, found: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The queries that gained most and those that lost most."""
+    if not found:
+        return []
+    texts = read_texts(out / "corpus" / "queries")
+    ordered = sorted(found["per_query"].items(), key=lambda item: item[1]["start"] - item[1]["tuned"])
+    moved = [item for item in ordered if item[1]["start"] != item[1]["tuned"]]
+    chosen = dict(moved[:_SHOWN_QUERIES] + moved[-_SHOWN_QUERIES:])
+    return [{"text": texts[q], "start": values["start"], "tuned": values["tuned"]} for q, values in chosen.items()]
+
+
+def _documents(out: Path) -> tuple[list[dict[str, Any]], str]:
+    """A few documents, drawn by a stable hash, with all their queries; and how many queries there are."""
+    from readqg.corpus import Documents
+
+    table = open_input(out / "queries").read()
+    rows = table.to_pylist()
+    ids = sorted({row["doc_id"] for row in rows}, key=stable_hash)[:_SHOWN_DOCUMENTS]
+    texts = Documents.open(out / "corpus" / "documents").texts(ids)
+    shown = []
+    for doc_id, text in zip(ids, texts, strict=True):
+        excerpt = text[:_EXCERPT_CHARS] + ("…" if len(text) > _EXCERPT_CHARS else "")
+        shown.append({"doc_id": doc_id, "text": excerpt, "queries": [row for row in rows if row["doc_id"] == doc_id]})
+    written = [row["query"] for row in rows if row["query"]]
+    count = f"{len(written):,} queries for {len({row['doc_id'] for row in rows}):,} documents, {len(set(written)):,} of them distinct"
+    failed = sum(row["error"] is not None for row in rows)
+    return shown, count + (f"; {failed:,} could not be written" if failed else "") + "."
