@@ -178,7 +178,7 @@ def _strangers(scans: dict[str, _Scan]) -> list[str]:
         unknown = [pair for pair in judged.reader.ids if pair[position] not in scans[kind].reader.ids]
         if unknown:
             names, file = len({pair[position] for pair in unknown}), scans[kind].source.path.name
-            warnings.append(f"{judged.source.path.name}: {len(unknown):,} judgments name {names:,} {kind} that are not in {file}; "
+            warnings.append(f"{judged.source.path.name}: {len(unknown):,} judgments name {names:,} {kind} not in {file}; "
                             f"they are kept. First: query {unknown[0][0]}, document {unknown[0][1]}.")
     return warnings
 
