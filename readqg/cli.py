@@ -52,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(_main(list(sys.argv[1:] if argv is None else argv)))
 
 
+def job(name: str) -> None:
+    """Entry point of `jobs/`: command `name` with this process's flags and a JSON line at the end of the log."""
+    sys.exit(_main([name, *sys.argv[1:], "--json"]))
+
+
 def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         _help()

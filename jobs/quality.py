@@ -1,0 +1,14 @@
+"""Measure the generated queries.
+
+One machine:  python -m jobs.quality --queries OUT/queries --documents OUT/corpus/documents --out OUT/quality
+A cluster:    ray job submit --address http://127.0.0.1:8265 --working-dir . -- \\
+                  python -m jobs.quality --queries OUT/queries --documents OUT/corpus/documents --out OUT/quality \\
+                  --compute.ray-address auto --compute.workers 8
+Tiny, on CPU: python -m jobs.quality --queries /tmp/readqg/queries --documents /tmp/readqg/corpus/documents \\
+                  --out /tmp/readqg/quality --encoder none
+"""
+
+from readqg.cli import job
+
+if __name__ == "__main__":
+    job("quality")
