@@ -1,0 +1,161 @@
+"""From document-centric pairs to training batches: which documents a step takes, which queries, and how they are padded."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache
+from itertools import accumulate, cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from readqg.config import GeneratorSettings
+from readqg.corpus.access import subset
+from readqg.errors import InputError
+from readqg.generator.losses import IGNORED
+from readqg.generator.model import Generator, padded
+from readqg.shards import InputFolder, stable_hash
+
+COLUMNS = ("doc_id", "text", "positives", "negatives")
+_ROW_GROUPS_IN_MEMORY = 16
+_DOCUMENT_MULTIPLE = 8  # of a padded document's tokens: few distinct shapes let the kernels be reused
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """N = documents x 2m query sequences under U <= N encodings: a (document, relevance) that occurs twice is encoded once.
+
+    Sequences come by document, m positives first, then m negatives, each side by falling relevance."""
+
+    document_ids: Tensor
+    """(U, S), right-padded."""
+    document_mask: Tensor
+    """(U, S)."""
+    relevance: Tensor
+    """(U,), float32 in [0, 1]."""
+    labels: Tensor
+    """(N, T), -100 at padding: query and end token."""
+    encoding: Tensor
+    """(N,): which of the U encodings a sequence belongs to. Also the groups of Eq. 3."""
+    pair: Tensor
+    """(N,): the sequence whose query contradicts this one's (Eq. 4): j-th positive <-> j-th negative of the document."""
+    is_positive: Tensor
+    """(N,) bool."""
+
+    def to(self, device: torch.device) -> PairBatch:
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+class TrainingPairs:
+    """A pairs folder: held-out documents apart, the rest in an order that depends on the seed alone. Only ids are held in
+    memory; texts are read as they are asked for, one row group at a time."""
+
+    def __init__(self, folder: InputFolder, held_out_documents: int, seed: int) -> None:
+        """Raises `InputError` where no document is left to train on."""
+        self.folder = folder
+        self.seed = seed
+        ids = folder.read(columns=["doc_id"])["doc_id"].to_pylist()
+        held_out = set(subset(ids, held_out_documents)) if held_out_documents else set()
+        self.held_out = [row for row, doc_id in enumerate(ids) if doc_id in held_out]
+        self.training = np.array([row for row, doc_id in enumerate(ids) if doc_id not in held_out], dtype=np.int64)
+        if not len(self.training):
+            raise InputError(f"{folder.path} has {len(ids)} documents, of which {held_out_documents} are held out: none is left to train "
+                             "on. Give more pairs, or a smaller held_out_documents.")
+
+    def rows_of_step(self, step: int, count: int) -> list[int]:
+        """The `count` rows of a step. An epoch is a permutation of the training documents keyed by (seed, epoch)."""
+        places = range(step * count, (step + 1) * count)
+        size = len(self.training)
+        return [int(self.training[_permutation(size, self.seed, place // size)[place % size]]) for place in places]
+
+    def read(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Rows by number, in the order asked for, as `COLUMNS` have them."""
+        return [self._row(row) for row in rows]
+
+    def _row(self, row: int) -> dict[str, Any]:
+        group = bisect_right(self._starts, row) - 1
+        part, number, _ = self._groups[group]
+        return _read_row_group(part, number).slice(row - self._starts[group], 1).to_pylist()[0]
+
+    @cached_property
+    def _groups(self) -> list[tuple[Path, int, int]]:
+        """(part, row group, rows) of every row group of the folder, in order."""
+        found = []
+        for path in self.folder.parts:
+            metadata = pq.read_metadata(path)
+            found += [(path, group, metadata.row_group(group).num_rows) for group in range(metadata.num_row_groups)]
+        return found
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return list(accumulate((rows for _, _, rows in self._groups[:-1]), initial=0))
+
+
+@lru_cache(maxsize=_ROW_GROUPS_IN_MEMORY)
+def _read_row_group(path: Path, number: int) -> pa.Table:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        return file.read_row_group(number, columns=list(COLUMNS))
+
+
+@lru_cache(maxsize=2)
+def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(key=stable_hash(f"epoch {epoch}", seed))).permutation(size)
+
+
+def draw(side: Sequence[dict[str, Any]], settings: GeneratorSettings, extreme: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """The m queries of one side of a document for a step, by falling relevance; a short side repeats cyclically.
+
+    Profile "paper": all of them; of a side stored longer (other rules store up to 10), m at even distances, both ends among
+    them. "authors": the extreme one (`extreme`: 0 the highest, -1 the lowest) and m - 1 drawn at random from the rest."""
+    ordered = _falling(side)
+    m = settings.m
+    if settings.profile == "authors" and len(ordered) > m:
+        first = ordered.pop(extreme)
+        ordered = [first, *(ordered[i] for i in rng.choice(len(ordered), m - 1, replace=False))]
+    elif len(ordered) > m:
+        ordered = [ordered[i] for i in np.linspace(0, len(ordered) - 1, m).round().astype(int)] if m > 1 else [ordered[extreme]]
+    return _falling(islice(cycle(ordered), m))
+
+
+def collate(rows: Sequence[dict[str, Any]], generator: Generator, settings: GeneratorSettings, draw_key: str) -> PairBatch:
+    """The batch of these rows of a pairs folder. What is random is keyed by `draw_key` and the document's id.
+
+    Raises `InputError` for a document that lacks positives or negatives."""
+    m = settings.m
+    encodings: dict[tuple[int, float], int] = {}
+    documents: list[list[int]] = []
+    targets, encoding, pair, is_positive = [], [], [], []
+    for place, row in enumerate(rows):
+        if not row["positives"] or not row["negatives"]:
+            raise InputError(f"Document {row['doc_id']!r} of the pairs has {len(row['positives'] or [])} positives and "
+                             f"{len(row['negatives'] or [])} negatives: both are needed. Make the pairs again with `readqg pairs`.")
+        rng = np.random.Generator(np.random.Philox(key=stable_hash(f"{draw_key}/{row['doc_id']}", settings.seed)))
+        chosen = [*draw(row["positives"], settings, 0, rng), *draw(row["negatives"], settings, -1, rng)]
+        ids = generator.document_ids(row["text"], settings.document_tokens)
+        for j, query in enumerate(chosen):
+            key = (place, float(query["relevance"]))
+            if key not in encodings:
+                encodings[key] = len(encodings)
+                documents.append(ids)
+            encoding.append(encodings[key])
+            targets.append(generator.target_ids(query["query"], settings.query_tokens))
+            pair.append(place * 2 * m + (j + m) % (2 * m))
+            is_positive.append(j < m)
+    document_ids, document_mask = padded(documents, 0, _DOCUMENT_MULTIPLE)
+    labels, _ = padded(targets, IGNORED)
+    return PairBatch(
+        document_ids=document_ids, document_mask=document_mask,
+        relevance=torch.tensor([r for _, r in encodings], dtype=torch.float32),
+        labels=labels, encoding=torch.tensor(encoding), pair=torch.tensor(pair), is_positive=torch.tensor(is_positive),
+    )
+
+
+def _falling(queries: Any) -> list[dict[str, Any]]:
+    return sorted(queries, key=lambda q: (-q["score"], q["query_id"]))
