@@ -29,7 +29,6 @@ from readqg.shards import OutputFolder, explained
 from readqg.stage import ShardResult
 
 log = logging.getLogger("readqg")
-_NOT_CONTENT = ("source", "out", "max_rejected_share")
 _EXAMPLES = 3
 
 
@@ -47,6 +46,10 @@ class ImportSummary:
     cut_texts: int = 0
     mended_texts: int = 0
     warnings: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return asdict(self)
 
 
 def import_corpus(config: ImportConfig) -> ImportSummary:
@@ -68,12 +71,12 @@ def import_corpus(config: ImportConfig) -> ImportSummary:
     for source in sources:
         _write(_begin(config, source, fingerprints[source.kind]), source, config, summary.rows[source.kind])
     with _appearing(summary_file) as file:
-        json.dump(asdict(summary), file, indent=1)
+        json.dump(summary.as_dict(), file, indent=1)
     return summary
 
 
 def _begin(config: ImportConfig, source: Source, content: str) -> OutputFolder:
-    settings = {name: value for name, value in identity(config).items() if name not in _NOT_CONTENT}
+    settings = {name: value for name, value in identity(config).items() if name != "max_rejected_share"}
     return OutputFolder.begin(Path(config.out) / source.kind, "import", settings, {"source": content})
 
 
