@@ -65,9 +65,11 @@ def generate(config: c.GenerateConfig) -> Summary:
 def train_reranker(config: c.TrainRerankerConfig) -> Summary:
     """A cross-encoder fine-tuned on generated queries, with a guard against getting worse."""
     from readqg.engine import train
+    from readqg.reranker.selection import announce
     from readqg.reranker.training import RerankerTraining
 
-    return train.run(RerankerTraining(config), config)
+    success = train.run(RerankerTraining(config), config)
+    return {**success, "guard": announce(config.out)}
 
 
 def rank(config: c.RankConfig) -> Summary:

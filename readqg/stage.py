@@ -123,6 +123,7 @@ class TrainStage:
     name: str
     steps: int
     seed: int
+    keeps_start = True  # False: the best weights are those of a validation after the first step, even if the start's was better
 
     def inputs(self) -> dict[str, str]:
         """Name -> fingerprint of every input; a folder begun with others is refused."""

@@ -215,7 +215,7 @@ class _State:
         if metrics:
             self.lines.add({"step": step, "validation": metrics})
         score = metrics.get("score", math.inf)
-        if score >= self.best_score:
+        if score >= self.best_score and (step > 0 or self.stage.keeps_start or self.stage.steps == 0):
             self.best_score = score
             with self._whole():  # not around `validate`: ZeRO 3 frees each parameter again after its forward
                 self.best = {name: p.detach().cpu().clone() for name, p in self._trained().items()}
