@@ -1,0 +1,46 @@
+"""The files of a trained re-ranker: the model as `sentence_transformers.CrossEncoder` loads it, its card, its guard, its log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import sentence_transformers
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from transformers import PreTrainedTokenizerBase
+
+from readqg.config import TrainRerankerConfig
+from readqg.reranker.selection import Verdict
+
+LOG_FILE = "training_log.jsonl"
+_IDENTITY = "torch.nn.modules.linear.Identity"
+
+
+def write_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Weights (safetensors), config with the identity activation, tokenizer files."""
+    model.config.sentence_transformers = {"activation_fn": _IDENTITY, "version": sentence_transformers.__version__}
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_documents(
+    folder: Path,
+    config: TrainRerankerConfig,
+    verdict: Verdict,
+    counts: Mapping[str, int],
+    steps: int,
+    log: Sequence[Mapping[str, Any]],
+) -> None:
+    """README.md, guard.json and training_log.jsonl."""
+    (folder / "README.md").write_text(model_card(config, verdict, counts, steps))
+    verdict.write(folder, config.start)
+    (folder / LOG_FILE).write_text("".join(json.dumps(line) + "\n" for line in log))
+
+
+def model_card(config: TrainRerankerConfig, verdict: Verdict, counts: Mapping[str, int], steps: int) -> str:
+    """The card, in Markdown with the hub's front matter."""
+    environment = Environment(loader=PackageLoader("readqg.reranker", "."), undefined=StrictUndefined, keep_trailing_newline=True)
+    base_model = None if Path(config.start).exists() else config.start  # the hub knows names, not folders
+    return environment.get_template("card.md.j2").render(c=config, v=verdict, counts=counts, steps=steps, base_model=base_model)

@@ -1,0 +1,54 @@
+"""The re-ranker's losses: in-batch binary cross-entropy (Eq. 5); the margin of a document over a hard negative query (Eq. 6).
+
+Scores are a cross-encoder's logits F(a, b) for text pairs. `bce_loss` takes the chosen pairs alone, which is all that carries
+gradient; `in_batch_bce_loss` takes the whole batch and chooses them itself. Both give the same value and gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Sign = Literal["paper", "authors"]
+Activation = Literal["identity", "sigmoid"]
+
+
+def hardest_documents(scores: Tensor) -> Tensor:
+    """k(i) of Eq. 5: for query i the highest-scored document other than its own.
+
+    scores: (B, B) logits, row query, column document, B >= 2. Returns (B,) column indices; of equal scores the first column.
+    A NaN counts as the highest, so that it reaches the loss and is seen."""
+    own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    return scores.detach().masked_fill(own, -torch.inf).argmax(dim=1)
+
+
+def bce_loss(own: Tensor, hardest: Tensor) -> Tensor:
+    """Eq. 5 on the chosen pairs: 0.5 * (mean_i -log sigmoid(own_i) + mean_i -log(1 - sigmoid(hardest_i))), in nats.
+
+    own: (B,) logits F(q_i, d_i); hardest: (B,) logits F(q_i, d_k(i)). Returns a scalar."""
+    return 0.5 * (functional.softplus(-own).mean() + functional.softplus(hardest).mean())
+
+
+def in_batch_bce_loss(scores: Tensor) -> Tensor:
+    """Eq. 5 with the search for k(i): scores (B, B) logits, row query i, column document j, B >= 2. Returns a scalar, in nats.
+
+    Gradients reach the diagonal and the entries (i, k(i)) alone."""
+    return bce_loss(scores.diagonal(), scores.gather(1, hardest_documents(scores)[:, None]).squeeze(1))
+
+
+def margin_ranking_loss(
+    query_document: Tensor, query_query: Tensor, margin: float = 0.0, sign: Sign = "paper", activation: Activation = "identity"
+) -> Tensor:
+    """Eq. 6, a mean over the batch (the paper prints a sum). `a` is the activation:
+
+    - sign "paper": mean_i max(0, margin + a(F(q_i, n_i)) - a(F(q_i, d_i))): the document above the hard negative query;
+    - sign "authors": mean_i max(0, margin + a(F(q_i, d_i)) - a(F(q_i, n_i))): turned, as in the released code.
+
+    query_document: (B,) logits F(q_i, d_i); query_query: (B,) logits F(q_i, n_i), or F(n_i, d_i) where the negative query takes
+    the query's place. Returns a scalar."""
+    document, negative = (torch.sigmoid(s) if activation == "sigmoid" else s for s in (query_document, query_query))
+    difference = negative - document if sign == "paper" else document - negative
+    return functional.relu(margin + difference).mean()

@@ -1,0 +1,175 @@
+"""Choosing and judging weights on held-out synthetic documents; test judgments have no part in it (method, section 4).
+
+Each held-out document's own r = 1 query is searched with BM25 in the whole corpus; the re-ranker then ranks BM25's top 20
+and the document. The measure is nDCG@10 of the document. `guard` compares the trained model with its start, document by
+document, and names the one to use.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from readqg.corpus import Documents
+from readqg.errors import InputError
+from readqg.retrieval import bm25_run
+from readqg.runs import ranked
+
+log = logging.getLogger("readqg")
+
+GUARD_FILE = "guard.json"
+CANDIDATES = 20
+_CUTOFF = 10
+_RESAMPLES = 10_000
+_COLLAPSED_SHARE = 0.01  # of the start's spread: below it, scores no longer tell documents apart
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out documents as queries to rank. `pairs`: (query, document text), all candidates of the first query, then of the
+    next; `candidates[i]`: the candidates' ids of query i; `doc_ids[i]`: the document it was generated from."""
+
+    doc_ids: list[str]
+    candidates: list[list[str]]
+    pairs: list[tuple[str, str]]
+
+    @classmethod
+    def search(cls, queries: Mapping[str, str], documents: Documents) -> HeldOut:
+        """queries: doc_id of the source -> its generated query. BM25 searches all of `documents`."""
+        run = bm25_run(documents, dict(queries), top_k=CANDIDATES)
+        candidates = [list(dict.fromkeys([*(d for d, _ in ranked(run.get(source, {}))), source])) for source in queries]
+        pairs = [
+            (query, text)
+            for query, ids in zip(queries.values(), candidates, strict=True) for text in documents.texts(ids)
+        ]
+        return cls(list(queries), candidates, pairs)
+
+    def judge(self, logits: np.ndarray) -> Validation:
+        """`logits`: one a pair of `pairs`. A logit that is not finite ranks last, and is counted."""
+        finite = np.isfinite(logits)
+        scores = np.where(finite, logits, -np.inf)
+        ndcg, spreads, start = {}, [], 0
+        for source, ids in zip(self.doc_ids, self.candidates, strict=True):
+            own = scores[start:start + len(ids)]
+            rank = [doc_id for doc_id, _ in ranked(dict(zip(ids, own.tolist(), strict=True)))].index(source) + 1
+            lost = not np.isfinite(own[ids.index(source)])
+            ndcg[source] = 0.0 if lost or rank > _CUTOFF else 1 / math.log2(1 + rank)
+            spreads.append(float(np.std(own[np.isfinite(own)])) if np.isfinite(own).any() else 0.0)
+            start += len(ids)
+        return Validation(ndcg, float(np.mean(spreads)), int((~finite).sum()))
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a model makes of the held-out documents. `ndcg`: doc_id -> nDCG@10 of that document for its own query;
+    `spread`: standard deviation of the logits within a query's candidates, a mean over queries; `not_finite`: logits that
+    were NaN or infinite."""
+
+    ndcg: dict[str, float]
+    spread: float
+    not_finite: int
+
+    @property
+    def score(self) -> float:
+        return float(np.mean(list(self.ndcg.values())))
+
+    def to_log(self) -> dict[str, Any]:
+        """JSON-able; `score` is what the best weights are chosen by."""
+        return {"score": self.score, **asdict(self)}
+
+    @classmethod
+    def from_log(cls, metrics: Mapping[str, Any]) -> Validation:
+        return cls(dict(metrics["ndcg"]), float(metrics["spread"]), int(metrics["not_finite"]))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which model to use, and on what evidence. `before`, `after`, `difference`: mean nDCG@10 over the held-out documents;
+    `interval`: 95 % bootstrap interval of the difference, paired by document. `chosen_among`: validations that the trained
+    weights were the best of; they were chosen on these same documents, so the difference is somewhat flattering."""
+
+    use: Literal["start", "tuned"]
+    reason: str
+    before: float
+    after: float
+    difference: float
+    interval: tuple[float, float]
+    better: int
+    worse: int
+    held_out_documents: int
+    chosen_among: int
+
+    def write(self, folder: Path, start: str) -> None:
+        """`guard.json`: the verdict, and the start's name."""
+        (folder / GUARD_FILE).write_text(json.dumps({**asdict(self), "start": start}, indent=1) + "\n")
+
+
+def read_verdict(folder: str | Path) -> tuple[Verdict, str]:
+    """The verdict of a re-ranker's folder, and the start's name. Raises `InputError` where the folder has none."""
+    path = Path(folder) / GUARD_FILE
+    try:
+        content = json.loads(path.read_text())
+        start = content.pop("start")
+        return Verdict(**{**content, "interval": tuple(content["interval"])}), start
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read ({error}). Give a folder that `readqg train-reranker` made.") from error
+
+
+def announce(folder: str | Path) -> dict[str, Any]:
+    """Say which model to use, as a warning where it is not the trained one; returns what `guard.json` holds."""
+    verdict, start = read_verdict(folder)
+    level = logging.INFO if verdict.use == "tuned" else logging.WARNING
+    stays = f"USE THE START, {start}. The trained model stays in {folder}, for study."
+    advice = f"Use {folder}." if verdict.use == "tuned" else stays
+    log.log(level, "%s nDCG@10 on %d held-out synthetic documents: start %.4f, trained %.4f (difference %+.4f, 95 %% interval "
+            "%+.4f to %+.4f). %s", verdict.reason, verdict.held_out_documents, verdict.before, verdict.after, verdict.difference,
+            *verdict.interval, advice)
+    return {**asdict(verdict), "start": start}
+
+
+def verdict_from_log(lines: Sequence[Mapping[str, Any]]) -> Verdict:
+    """The verdict on a whole training log: the validation before the first step against the best one after it (of equal
+    ones the last, as the training loop keeps them). Raises `InputError` where the start was not validated."""
+    validations = [(line["step"], Validation.from_log(line["validation"])) for line in lines if "validation" in line]
+    before = [v for step, v in validations if step == 0]
+    after = [v for step, v in validations if step > 0]
+    if not before:
+        raise InputError("The training log has no validation of the start (step 0), so there is nothing to compare with. "
+                         "Delete the folder and train again.")
+    best = max(reversed(after), key=lambda v: v.score) if after else before[0]
+    return guard(before[0], best, len(after))
+
+
+def guard(before: Validation, after: Validation, chosen_among: int = 1, seed: int = 0) -> Verdict:
+    """The trained model is the one to use where its mean nDCG@10 is higher than the start's and its scores have not collapsed.
+
+    Raises `ValueError` where the two were not judged on the same documents."""
+    if before.ndcg.keys() != after.ndcg.keys():
+        raise ValueError("the start and the trained model were judged on different documents")
+    differences = np.array([after.ndcg[doc_id] - before.ndcg[doc_id] for doc_id in before.ndcg])
+    drawn = np.random.default_rng(seed).integers(len(differences), size=(_RESAMPLES, len(differences)))
+    low, high = np.quantile(differences[drawn].mean(axis=1), [0.025, 0.975])
+    difference = float(differences.mean())
+    use, reason = _decide(before, after, difference, float(low))
+    return Verdict(use, reason, before.score, after.score, difference, (float(low), float(high)), int((differences > 0).sum()),
+                   int((differences < 0).sum()), len(differences), chosen_among)
+
+
+def _decide(before: Validation, after: Validation, difference: float, low: float) -> tuple[Literal["start", "tuned"], str]:
+    if after.not_finite:
+        return "start", f"{after.not_finite} of the trained model's scores are not finite numbers."
+    if after.spread <= _COLLAPSED_SHARE * before.spread:
+        return "start", (f"The trained model's scores have collapsed: within a query they differ by {after.spread:.2g} "
+                         f"(standard deviation), the start's by {before.spread:.2g}.")
+    if difference <= 0:
+        return "start", "The trained model is not better than its start on held-out synthetic documents."
+    evidence = "lies above 0" if low > 0 else "includes 0, so the evidence is weak"
+    return "tuned", ("The trained model is better than its start on held-out synthetic documents; "
+                     f"the interval of the difference {evidence}.")
