@@ -3,6 +3,7 @@
 import string
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
@@ -14,6 +15,9 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+
+from readqg.shards import OutputFolder
+from readqg.stage import ShardResult
 
 WORDS = ["the", "wing", "flow", "boundary", "layer", "shock", "heat", "query", "document", "relevant", "what", "is", "of"]
 
@@ -104,3 +108,11 @@ def tiny_llama(folder: Path, tied: bool = True, seed: int = 0) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def write_folder(path: Path, rows: list[dict], schema: pa.Schema) -> Path:
+    """A finished folder of one part."""
+    folder = OutputFolder.begin(path, "test", {})
+    folder.commit(0, 1, ShardResult(pa.Table.from_pylist(rows, schema), len(rows), 0, 0))
+    folder.finish(1)
+    return path
