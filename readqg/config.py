@@ -137,7 +137,7 @@ class PairsSettings(Settings):
     """Which queries of a passage are kept; section 1's table."""
     m: int = Field(4, ge=1)
     """Positives, and negatives, a passage; section 1."""
-    max_unknown_share: float = Field(0.01, ge=0, le=1)
+    max_unknown_share: float = _placement(0.01, ge=0, le=1)
     """`pairs` fails when more than this share of the scored pairs names a query or passage that is not given."""
 
 
@@ -149,6 +149,8 @@ class PairsConfig(PairsSettings):
     out: Location
     partitions: int = Field(64, ge=1, le=1024)
     shard_rows: int = Field(1_000_000, ge=1)
+    max_pickle_bytes: int = _placement(8 << 30, ge=1)
+    """A pickle of scores that is longer, unpacked, is refused."""
     compute: Compute = Compute()
 
 

@@ -13,7 +13,7 @@ def run_here(stage: ShardStage, folder: OutputFolder) -> dict[str, Any]:
     """Do the shards of `stage` that are not in `folder` yet, and return its `_SUCCESS`. The model is loaded once, and not
     at all where nothing is left to do."""
     missing = [] if folder.done else folder.missing(stage.total)
-    if missing and stage.needs_model:
+    if missing:
         stage.load()
     for index in missing:
         begun = time.monotonic()

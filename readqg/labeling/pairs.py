@@ -13,13 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from readqg.config import PairsConfig, identity
-from readqg.labeling.partition import PartitionStage, check_known, documents_of, pairs_inputs, query_texts
+from readqg.labeling import texts
+from readqg.labeling.partition import PartitionStage, check_known, pairs_inputs
 from readqg.labeling.rules import REASONS, choose
 from readqg.labeling.scores import SCORES, ScoreSet, check_scores, open_scores
 from readqg.shards import OutputFolder, open_input
 from readqg.stage import ShardStage
 
 PARTITIONED = "_partitioned"
+_DROPPED = (*REASONS, "no_text")
 _QUERY = pa.struct([("query_id", pa.string()), ("query", pa.string()), ("score", pa.float32()), ("relevance", pa.float32())])
 _SCORED = pa.struct([("query_id", pa.string()), ("score", pa.float32())])
 
@@ -36,15 +38,11 @@ class PairsStage(ShardStage):
 
     def __init__(self, config: PairsConfig, scores: ScoreSet) -> None:
         self.config = config
-        self.scores = scores
+        self._inputs = pairs_inputs(config, scores)
         self._counts: dict[str, float] = {}
 
     def inputs(self) -> dict[str, str]:
-        """Fingerprints of what is read."""
-        return pairs_inputs(self.config, self.scores)
-
-    def models(self) -> dict[str, str]:
-        return {}
+        return self._inputs
 
     @property
     def total(self) -> int:
@@ -61,22 +59,26 @@ class PairsStage(ShardStage):
         return passages.to_arrow().cast(pa.schema(
             [("doc_id", pa.string()), ("scored", pa.list_(_SCORED)), ("duplicates", pa.int64())]))
 
+    def load(self) -> None:
+        self._documents = texts.passages(self.config.documents)
+        self._queries = texts.query_table(self.config.queries, self._inputs["queries"])
+
     def compute(self, table: pa.Table) -> pa.Table:
         passages = pl.DataFrame(pl.from_arrow(table))
         scored = passages.select("doc_id", "scored").explode("scored").unnest("scored")
         chosen, dropped = choose(scored, self.config.rule, self.config.m)
-        self._counts = {
-            "passages": passages.height, "duplicates": int(passages["duplicates"].sum()),
-            **{f"dropped_{reason}": dropped[reason] for reason in REASONS},
-        }
-        chosen = chosen.join(query_texts(self.config.queries), on="query_id", how="left", maintain_order="left")
+        chosen = chosen.join(self._queries, on="query_id", how="left", maintain_order="left")
         query = pl.struct("query_id", "query", "score", "relevance")
         kept = chosen.group_by("doc_id", maintain_order=True).agg(
             positives=query.filter(pl.col("positive")), negatives=query.filter(~pl.col("positive")))
-        ids = kept["doc_id"].to_list()
-        texts = pl.Series("text", documents_of(self.config.documents).texts(ids), pl.String)
-        kept = kept.with_columns(texts, error=pl.lit(None, pl.String))
-        return kept.select(self.schema.names).to_arrow().cast(self.schema)
+        kept = kept.with_columns(pl.Series("text", self._documents.texts(kept["doc_id"].to_list()), pl.String))
+        with_text = kept.filter(pl.col("text") != "").with_columns(error=pl.lit(None, pl.String))
+        dropped["no_text"] = kept.height - with_text.height
+        self._counts = {
+            "passages": passages.height, "duplicates": int(passages["duplicates"].sum()),
+            **{f"dropped_{reason}": dropped[reason] for reason in _DROPPED},
+        }
+        return with_text.select(self.schema.names).to_arrow().cast(self.schema)
 
     def metrics(self) -> dict[str, float]:
         return self._counts
@@ -87,13 +89,13 @@ def make_pairs(config: PairsConfig, run: Callable[[ShardStage, OutputFolder], An
 
     `run(stage, folder)` runs a shard stage into a folder that was begun. Raises `InputError` for scores that cannot be used,
     `RunError` where too many of them name unknown texts, `FolderError` where `config.out` was begun with something else."""
-    scores = open_scores(config.scores)
+    scores = open_scores(config.scores, Path(config.out), config.max_pickle_bytes)
     unscored = check_scores(scores)
     pairs, partition = PairsStage(config, scores), PartitionStage(config, scores)
     out = _begin(pairs, config, Path(config.out))
     partitioned = _begin(partition, config, out.path / PARTITIONED)
     run(partition, partitioned)
-    check_known(config, scores, open_input(partitioned.path).success["counts"], unscored)
+    check_known(partition, open_input(partitioned.path).success["counts"], unscored)
     run(pairs, out)
     return pairs_summary(out.path)
 
@@ -110,7 +112,7 @@ def pairs_summary(out: str | Path) -> dict[str, Any]:
         "scored_pairs": read["inputs"] - read["unscored"],
         **{name: read[name] for name in ("unscored", "unknown_passage", "unknown_query")},
         "duplicates": made["duplicates"], "passages": made["passages"], "kept": made["rows"],
-        "dropped": {reason: made[f"dropped_{reason}"] for reason in REASONS},
+        "dropped": {reason: made[f"dropped_{reason}"] for reason in _DROPPED},
     }
 
 

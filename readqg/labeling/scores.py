@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from readqg.corpus.files import opened
 from readqg.errors import InputError
+from readqg.labeling.pickled import pickle_to_parquet
 from readqg.shards import open_input, sha256_file
 
+log = logging.getLogger("readqg")
+
+_PICKLE_MAGIC = b"\x80"
+_ROWS_A_GROUP = 1 << 18
 SCORES = pa.schema([("query_id", pa.string()), ("doc_id", pa.string()), ("score", pa.float32())])
 
 
@@ -42,33 +49,54 @@ class ScoreSet:
         return pa.concat_tables(tables)
 
 
-def open_scores(path: str | Path) -> ScoreSet:
-    """Open a scores folder or a Parquet file with the columns query_id, doc_id, score.
+def open_scores(path: str | Path, converted: Path, max_pickle_bytes: int) -> ScoreSet:
+    """Open a scores folder, a Parquet file with the columns query_id, doc_id, score, or a pickle, gzipped or not, of
+    {query_id: {doc_id: score}}. A pickle is written as Parquet into the folder `converted` first, once.
 
-    Raises `InputError` where it is absent, lacks a column, or holds no row."""
+    Raises `InputError` where it is absent, of no such kind, lacks a column, or holds no row."""
     path = Path(path)
     if path.is_dir():
         folder = open_input(path, tuple(SCORES.names))
         files, fingerprint = tuple(folder.parts), folder.fingerprint
     elif path.is_file():
         files, fingerprint = (path,), sha256_file(path)
+        if not _is_parquet(path):
+            files = (converted / f"_scores-{fingerprint[:16]}.parquet",)
+            if not files[0].exists():
+                log.info("%s is written as Parquet first, to %s", path, files[0])
+                pickle_to_parquet(path, files[0], max_pickle_bytes, _ROWS_A_GROUP)
     else:
         raise InputError(f"{path}: no such file or folder. Give a scores folder, a Parquet file or a gzipped pickle of scores.")
-    rows_of = []
-    for file in files:
-        try:
-            parquet = pq.read_metadata(file)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise InputError(f"{file} cannot be read as Parquet: {error}.") from error
-        columns = parquet.schema.to_arrow_schema().names
-        lacking = [name for name in SCORES.names if name not in columns]
-        if lacking:
-            raise InputError(f"{file} has no column {', '.join(lacking)}; it has {', '.join(columns)}. "
-                             "Scores need query_id, doc_id and score.")
-        rows_of.append(parquet.num_rows)
+    rows_of = [_rows_of(file) for file in files]
     if not sum(rows_of):
         raise InputError(f"{path} holds no scored pair.")
     return ScoreSet(str(path), files, tuple(rows_of), fingerprint)
+
+
+def _is_parquet(path: Path) -> bool:
+    """True for Parquet, false for what may be a pickle, by the first bytes; the name says nothing."""
+    with opened(path) as file:
+        start = file.read(4)
+    if start != b"PAR1" and not start.startswith(_PICKLE_MAGIC):
+        raise InputError(f"{path} begins with {start!r}: neither Parquet nor a pickle (protocol 2 or newer), gzipped or not. "
+                         "Scores are read from these, or from the output folder of `readqg label`.")
+    return start == b"PAR1"
+
+
+def _rows_of(file: Path) -> int:
+    try:
+        parquet = pq.read_metadata(file)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{file} cannot be read as Parquet: {error}. Fetch or make it again.") from None
+    schema = parquet.schema.to_arrow_schema()
+    lacking = [name for name in SCORES.names if name not in schema.names]
+    if lacking:
+        raise InputError(f"{file} has no column {', '.join(lacking)}; it has {', '.join(schema.names)}. "
+                         "Scores need query_id, doc_id and score.")
+    score = schema.field("score").type
+    if not (pa.types.is_floating(score) or pa.types.is_integer(score)):
+        raise InputError(f"{file}: column score holds {score}; it must hold numbers, the cross-encoder's raw logits.")
+    return int(parquet.num_rows)
 
 
 def check_scores(scores: ScoreSet) -> int:
