@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -96,6 +98,23 @@ class EncodedPairs:
     @property
     def lengths(self) -> list[int]:
         return [len(ids) for ids in self.input_ids]
+
+    def to_arrow(self) -> tuple[pa.ListArray, pa.ListArray]:
+        """As two list arrays, to travel in a table's columns."""
+        offsets = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int32)]).astype(np.int32)
+        ids = np.concatenate([np.empty(0, np.int32), *self.input_ids])
+        types = np.concatenate([np.empty(0, np.int8), *self.type_ids])
+        return pa.ListArray.from_arrays(offsets, ids), pa.ListArray.from_arrays(offsets, types)
+
+    @classmethod
+    def from_arrow(cls, input_ids: pa.ListArray, type_ids: pa.ListArray) -> EncodedPairs:
+        """What `to_arrow` gave, sliced or whole."""
+        return cls(_rows(input_ids), _rows(type_ids))
+
+
+def _rows(lists: pa.ListArray) -> list[np.ndarray]:
+    offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy()
+    return [values[start:stop] for start, stop in pairwise(offsets)]
 
 
 class PairTokenizer:
