@@ -67,12 +67,12 @@ class GenerateStage(ShardStage):
 
     def prepare(self, table: pa.Table) -> pa.Table:
         """Adds `_ids`: the tokens of title + " " + text, cut to `document_tokens`; none for a document without text."""
-        pairs = zip(table["title"].to_pylist(), table["text"].to_pylist(), strict=True)
-        texts = [document_text(title or "", text or "") for title, text in pairs]
         tokenizer = _tokenizer(models.resolve(self.backbone))
-        ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-        cut = [row[: self.config.document_tokens] for row in ids]
-        return table.append_column("_ids", pa.array(cut, pa.list_(pa.int32())))
+        ids = []
+        for title, text in zip(table["title"].to_pylist(), table["text"].to_pylist(), strict=True):
+            whole = tokenizer(document_text(title or "", text or ""), add_special_tokens=False, verbose=False)["input_ids"]
+            ids.append(whole[: self.config.document_tokens])
+        return table.append_column("_ids", pa.array(ids, pa.list_(pa.int32())))
 
     def load(self) -> None:
         models.set_threads(self.config.compute)
