@@ -87,12 +87,18 @@ def columns(path: Path) -> list[str] | None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The bytes of a file, inflated where it is gzipped; the operating system's refusals become `InputError`."""
+    """The bytes of a file, inflated where it is gzipped."""
+    with looking_at(path), path.open("rb") as raw:
+        gzipped = raw.read(2) == _GZIP_MAGIC
+        raw.seek(0)
+        yield cast(BinaryIO, io.BufferedReader(_Inflated(raw, path), 1 << 20)) if gzipped else raw
+
+
+@contextmanager
+def looking_at(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals into an `InputError` that says what to do."""
     try:
-        with path.open("rb") as raw:
-            gzipped = raw.read(2) == _GZIP_MAGIC
-            raw.seek(0)
-            yield cast(BinaryIO, io.BufferedReader(_Inflated(raw, path), 1 << 20)) if gzipped else raw
+        yield
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except IsADirectoryError:
@@ -169,8 +175,11 @@ def _text_lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
 
 
 def _record(number: int, header: list[str], values: list[str]) -> Line:
-    excerpt = " | ".join(values)[:_EXCERPT_CHARS].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    if any("\ud800" <= c <= "\udfff" for value in values for c in value):
+    joined = " | ".join(values)
+    excerpt = joined[:_EXCERPT_CHARS].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    try:
+        joined.encode()
+    except UnicodeEncodeError:
         return Line(number, None, "not valid UTF-8", excerpt)
     if len(values) != len(header):
         return Line(number, None, f"{len(values)} fields, but the header has {len(header)} ({', '.join(header)})", excerpt)
@@ -199,7 +208,7 @@ def _csv_records(path: Path) -> Iterator[Line]:
 
 def _tsv_records(path: Path) -> Iterator[Line]:
     """Two kinds of TSV are about: quoted like CSV, and with no quoting at all. A record is read as quoted where that works
-    out, over several lines if need be, and else as one literal line: an odd quote never swallows its neighbours."""
+    out, over several lines if need be, and else as one literal line, so that an odd quote does not swallow its neighbours."""
     with opened(path) as file:
         lines = _text_lines(path, file)
         header: list[str] = []
@@ -208,7 +217,7 @@ def _tsv_records(path: Path) -> Iterator[Line]:
             first = ahead.pop(0) if ahead else next(lines, None)
             if first is None:
                 return
-            values, used = _tsv_values(first[1], lines, ahead)
+            values, used = _tsv_values(first[1], len(header), lines, ahead)
             del ahead[:used]
             if not header:
                 header = values
@@ -216,23 +225,27 @@ def _tsv_records(path: Path) -> Iterator[Line]:
                 yield _record(first[0], header, values)
 
 
-def _tsv_values(text: str, lines: Iterator[tuple[int, str]], ahead: list[tuple[int, str]]) -> tuple[list[str], int]:
-    """The fields of the record that begins with line `text`, and how many of the lines `ahead` it took; reads on as needed."""
+def _tsv_values(text: str, width: int, lines: Iterator[tuple[int, str]], ahead: list[tuple[int, str]]) -> tuple[list[str], int]:
+    """The fields of the record that begins with line `text`, and how many of the lines `ahead` it took; reads on as needed.
+    Lines that have `width` fields each, as they stand, are records of their own even if their quotes would pair up."""
     literal = text.rstrip("\r\n").split("\t")
     if not any(value.startswith('"') for value in literal):
         return literal, 0
+    all_whole = len(literal) == width
     for used in range(_TSV_LINES_IN_QUOTES):
         try:
-            return next(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)), used
+            values = next(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
+            return (literal, 0) if used and all_whole else (values, used)
         except csv.Error as error:
             if "unexpected end" not in str(error):
-                return literal, 0
+                break
         if used == len(ahead):
             following = next(lines, None)
             if following is None:
-                return literal, 0
+                break
             ahead.append(following)
         text += ahead[used][1]
+        all_whole = all_whole and ahead[used][1].count("\t") == width - 1
     return literal, 0
 
 

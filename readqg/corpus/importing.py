@@ -48,8 +48,9 @@ class ImportSummary:
     warnings: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return asdict(self)
+        """Flat and plain: documents, queries and judgments are rows kept, `rejected` the lines of all files."""
+        facts = {name: value for name, value in asdict(self).items() if name not in ("rows", "rejected")}
+        return {**self.rows, "rejected": sum(self.rejected.values()), **facts}
 
 
 def import_corpus(config: ImportConfig) -> ImportSummary:
@@ -71,7 +72,7 @@ def import_corpus(config: ImportConfig) -> ImportSummary:
     for source in sources:
         _write(_begin(config, source, fingerprints[source.kind]), source, config, summary.rows[source.kind])
     with _appearing(summary_file) as file:
-        json.dump(summary.as_dict(), file, indent=1)
+        json.dump(asdict(summary), file, indent=1)
     return summary
 
 

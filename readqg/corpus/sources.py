@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from readqg.corpus.files import SUFFIXES
+from readqg.corpus.files import SUFFIXES, looking_at
 from readqg.corpus.rows import Kind
 from readqg.errors import InputError
 from readqg.shards import open_input, sha256_file
@@ -32,6 +33,11 @@ def locate(path: str | Path, kind: Kind, split: str = "test") -> Source:
 
     Raises `InputError` that says what was looked for."""
     path = Path(path)
+    with looking_at(path):
+        return _locate(path, kind, split)
+
+
+def _locate(path: Path, kind: Kind, split: str) -> Source:
     if (path / "_config.json").exists():
         return Source(kind, path, True)
     if (path / kind / "_config.json").exists():
@@ -51,10 +57,10 @@ def import_sources(path: str | Path, kind: str, split: str) -> list[Source]:
 
     Raises `InputError` where there is nothing known, or where there are judgments but none of `split`."""
     path = Path(path)
-    if not path.is_dir():
-        return [locate(path, _guess(path) if kind == "auto" else kind, split)]  # type: ignore[arg-type]
     if kind != "auto":
-        return [locate(path, kind, split)]  # type: ignore[arg-type]
+        return [locate(path, cast(Kind, kind), split)]
+    if not path.is_dir():
+        return [locate(path, _guess(path), split)]
     documents = locate(path, "documents")
     if documents.imported:
         raise InputError(f"{path} is imported already; give it as it is to the next stage.")
