@@ -26,7 +26,9 @@ def retrieve(config: c.RetrieveConfig) -> Summary:
     stage = retrieval.RetrieveStage(config)
     folder = OutputFolder.begin(config.out, stage.name, c.identity(config), stage.inputs(), stage.models())
     success = local.run_here(stage, folder)
+    runs.write_queries_beside(folder.path, stage.query_ids)
     runs.write_trec_beside(folder.path, "bm25")
+    runs.write_queries_beside(folder.path, stage.query_ids)
     return success
 
 
@@ -79,6 +81,9 @@ def rank(config: c.RankConfig) -> Summary:
     from readqg.ranking import RankStage
 
     success = data.run(RankStage(config), config)
+    asked = runs.read_queries_beside(config.run)
+    if asked is not None:
+        runs.write_queries_beside(config.out, asked)
     runs.write_trec_beside(Path(config.out), "readqg")
     return success
 

@@ -13,3 +13,17 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared (real collections and weights) is not there")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def ray_here():
+    """One local Ray for all tests of the engine; the engine uses a connection that is open."""
+    import ray
+
+    from readqg.config import Compute
+    from readqg.engine import cluster
+    from tests.engine import toys
+
+    ray.cloudpickle.register_pickle_by_value(toys)
+    with cluster.connect(Compute()):
+        yield

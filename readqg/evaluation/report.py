@@ -6,6 +6,7 @@ All text from data goes through Jinja's escaping; the page's policy forbids scri
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +31,18 @@ def evaluation(out: Path, measures: tuple[str, ...]) -> dict[str, Any] | None:
     if not (out / "corpus" / "judgments").is_dir() or not (out / "tuned").is_dir():
         return None
     found = {name: runs.read_run(out / name) for name in RUNS}
-    asked = set(read_texts(out / "corpus" / "queries")) & _evaluated(out)
+    asked = set(runs.read_queries_beside(out / "bm25") or found["bm25"])  # those without any result count too
     judgments = {q: docs for q, docs in read_judgments(out / "corpus" / "judgments").items() if q in asked}
     if not judgments:
         return None
     values = {name: metrics.per_query(judgments, run, measures) for name, run in found.items()}
-    order = sorted(judgments)
-    main = {name: np.array([by[measures[0]][q] for q in order]) for name, by in values.items()}
+    main = {name: by[measures[0]] for name, by in values.items()}
     return {
-        "queries": len(order),
-        "runs": {name: {m: float(np.mean([by[m][q] for q in order])) for m in measures} for name, by in values.items()},
-        "intervals": {name: list(significance.bootstrap_interval(v)) for name, v in main.items()},
+        "queries": len(judgments),
+        "runs": {name: {m: float(np.mean(list(by[m].values()))) for m in measures} for name, by in values.items()},
+        "intervals": {name: list(significance.bootstrap_interval(np.array(list(v.values())))) for name, v in main.items()},
         "differences": [_difference(main, *pair) for pair in (("tuned", "start"), ("tuned", "bm25"), ("start", "bm25"))],
-        "per_query": {q: {name: float(v[i]) for name, v in main.items()} for i, q in enumerate(order)},
+        "per_query": {q: {name: v[q] for name, v in main.items()} for q in judgments},
     }
 
 
@@ -66,22 +66,9 @@ def html(out: Path, summary: dict[str, Any]) -> str:
     )
 
 
-def _evaluated(out: Path) -> set[str]:
-    """Queries that were given to BM25: those of its run, and those for which it found nothing."""
-    drawn = out / "bm25" / "_queries.json"
-    if drawn.exists():
-        return set(json.loads(drawn.read_text()))
-    return set(runs.read_run(out / "bm25"))
-
-
-def _difference(values: dict[str, np.ndarray], of: str, against: str) -> dict[str, Any]:
-    delta = values[of] - values[against]
-    low, high = significance.bootstrap_interval(delta)
-    return {
-        "of": of, "against": against, "mean": float(delta.mean()), "low": low, "high": high,
-        "p": significance.paired_randomisation(values[of], values[against]),
-        "better": int((delta > 0).sum()), "equal": int((delta == 0).sum()), "worse": int((delta < 0).sum()),
-    }
+def _difference(values: dict[str, dict[str, float]], of: str, against: str) -> dict[str, Any]:
+    found = significance.compare(values[of], values[against])
+    return {"of": of, "against": against, **asdict(found), "equal": found.queries - found.better - found.worse}
 
 
 def _verdict(summary: dict[str, Any], measures: list[str]) -> tuple[str, str]:

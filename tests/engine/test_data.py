@@ -2,12 +2,12 @@
 
 import pyarrow.parquet as pq
 import pytest
-from toys import Squares, SquaresConfig
 
 from readqg.engine import data
 from readqg.errors import FolderError, RunError
 from readqg.local import run_here
 from readqg.shards import OutputFolder, part_name, verify
+from tests.engine.toys import Squares, SquaresConfig
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 

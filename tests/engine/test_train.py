@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from toys import Line, LineConfig
 
 from readqg.engine import train
 from readqg.errors import RunError
 from readqg.shards import verify
+from tests.engine.toys import Line, LineConfig
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 

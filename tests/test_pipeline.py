@@ -1,0 +1,96 @@
+"""`readqg run` from a corpus to a report, with tiny models on a real local Ray."""
+
+import json
+
+import pytest
+
+from readqg import cli
+from readqg.config import GeneratorSettings, TrainGeneratorConfig
+from readqg.generator.backbone import Backbone
+from readqg.generator.prompts import SoftPrompt
+from tests.builders import tiny_cross_encoder, tiny_llama
+
+TOPICS = ["wing", "flow", "boundary", "layer", "shock", "heat"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    backbone = tiny_llama(folder / "backbone")
+    tiny_cross_encoder(folder / "start")
+    prompts = SoftPrompt.initial(Backbone.load(backbone), TrainGeneratorConfig(pairs="", out="", backbone=str(backbone)), "none")
+    (folder / "prompts").mkdir()
+    prompts.save(folder / "prompts")
+    corpus = folder / "corpus"
+    (corpus / "qrels").mkdir(parents=True)
+    words = [f"{TOPICS[i % 6]} {TOPICS[(i * 5 + 1) % 6]} {TOPICS[(i // 6) % 6]}" for i in range(36)]
+    documents = [{"_id": f"d{i}", "title": "", "text": f"the {w} of <script>alert({i})</script>"} for i, w in enumerate(words)]
+    (corpus / "corpus.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents))
+    queries = [{"_id": f"q{i}", "text": f"what is {t}"} for i, t in enumerate(TOPICS)] + [{"_id": "q9", "text": "zzz"}]
+    (corpus / "queries.jsonl").write_text("".join(json.dumps(q) + "\n" for q in queries))
+    judged = "".join(f"q{i}\td{i}\t1\n" for i in range(6)) + "q9\td1\t1\n"
+    (corpus / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    return folder
+
+
+def run(place, out, *more):
+    flags = ["run", "--corpus", str(place / "corpus"), "--out", str(out), "--prompts", str(place / "prompts"),
+             "--backbone", str(place / "backbone"), "--start", str(place / "start"), "--generate.max-new-tokens", "6",
+             "--generate.document-tokens", "16", "--reranker.epochs", "1", "--reranker.max-length", "48", "--rank.max-length", "48",
+             "--retrieve.top-k", "10", "--compute.max-error-share", "0.5", "--json", *more]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(flags)
+    return stop.value.code
+
+
+@pytest.fixture(scope="module")
+def out(place, ray_here):
+    assert run(place, place / "out") == 0
+    return place / "out"
+
+
+def test_every_stage_leaves_its_folder_and_verifies(out, capsys):
+    for name in ("corpus/documents", "corpus/queries", "corpus/judgments", "bm25", "queries", "reranker", "start", "tuned"):
+        assert (out / name / "_SUCCESS").exists(), name
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["verify", str(out), "--json"])
+    assert stop.value.code == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["folders"] == 8
+
+
+def test_the_summary_counts_a_query_without_results(out):
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["evaluation"]["queries"] == 7
+    assert set(summary["evaluation"]["runs"]) == {"bm25", "start", "tuned"}
+    assert summary["evaluation"]["per_query"]["q9"] == {"bm25": 0.0, "start": 0.0, "tuned": 0.0}
+    assert summary["guard"]["use"] in ("start", "tuned")
+
+
+def test_the_report_escapes_what_comes_from_the_corpus(out):
+    page = (out / "report.html").read_text()
+    assert "&lt;script&gt;alert(" in page
+    assert "<script" not in page
+    assert "http://" not in page
+    assert "https://" not in page.replace("https://www.w3.org", "")
+
+
+def test_the_same_command_again_changes_nothing(place, out):
+    before = {p: p.read_bytes() for p in out.rglob("*.parquet")} | {p: p.read_bytes() for p in out.rglob("_SUCCESS")}
+    assert run(place, out) == 0
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_another_setting_on_the_same_folder_is_refused(place, out, capsys):
+    assert run(place, out, "--generate.seed", "5") == 1
+    assert "config.seed: the folder has 0, this command 5" in capsys.readouterr().err
+
+
+def test_a_backbone_without_prompts_says_how_to_train_them(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", "--corpus", str(tmp_path), "--out", str(tmp_path / "o"), "--preset", "paper"])
+    assert stop.value.code == 1
+    assert "readqg train-generator --pairs pairs --backbone google/flan-t5-base" in capsys.readouterr().err
+
+
+def test_the_settings_that_the_prompts_were_made_with_are_the_configs():
+    assert set(GeneratorSettings.model_fields) < set(TrainGeneratorConfig.model_fields)
