@@ -43,8 +43,10 @@ class HeldOut:
     @classmethod
     def search(cls, queries: Mapping[str, str], documents: Documents) -> HeldOut:
         """queries: doc_id of the source -> its generated query. BM25 searches all of `documents`."""
-        run = bm25_run(documents, dict(queries), top_k=CANDIDATES)
-        candidates = [list(dict.fromkeys([*(d for d, _ in ranked(run.get(source, {}))), source])) for source in queries]
+        # A query's own name: an id shared with a document would read as ArguAna's case, where it must not be found.
+        names = [f"query of {source}" for source in queries]
+        run = bm25_run(documents, dict(zip(names, queries.values(), strict=True)), top_k=CANDIDATES)
+        candidates = [list(dict.fromkeys([*run[name], source])) for name, source in zip(names, queries, strict=True)]
         pairs = [
             (query, text)
             for query, ids in zip(queries.values(), candidates, strict=True) for text in documents.texts(ids)

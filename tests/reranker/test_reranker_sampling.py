@@ -1,0 +1,115 @@
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from readqg.errors import InputError
+from readqg.reranker.sampling import Batches, Examples, Triple, read_examples
+from readqg.shards import open_input
+from tests.reranker.corpus import both_queries, query_row, write_queries
+
+
+def _read(path, rows, with_negatives=True):
+    return read_examples(open_input(write_queries(path / "queries", rows)), with_negatives)
+
+
+def _examples(number, pairs=1):
+    ids = [f"d{i}" for i in range(number)]
+    positives = [[f"{i} positive {p}" for p in range(pairs)] for i in ids]
+    negatives = [[f"{i} negative {p}" for p in range(pairs)] for i in ids]
+    return Examples(pl.DataFrame({"doc_id": ids, "positives": positives, "negatives": negatives}))
+
+
+def test_rows_with_an_error_or_an_empty_query_are_left_out_and_counted(tmp_path):
+    rows = [
+        *both_queries("d1"),
+        query_row("d2", 1.0, "q"), query_row("d2", 0.0, None, error="too long"),
+        query_row("d3", 1.0, "  "), query_row("d3", 0.0, "n"),
+        query_row("d4", 1.0, "q4"), query_row("d4", 0.5, "half"), query_row("d4", 0.0, "n4"),
+    ]
+    examples, counts = _read(tmp_path, rows)
+    assert examples.doc_ids == ["d1", "d4"]
+    assert examples.triple(1, epoch=0) == Triple("d4", "q4", "n4")
+    assert counts == {
+        "rows": 9, "rows_with_error": 1, "rows_with_empty_query": 1, "rows_of_other_relevance": 1, "documents": 4,
+        "documents_without_positive": 1, "documents_without_negative": 1, "documents_usable": 2, "identical_pairs": 0,
+        "repeated_positives": 0,
+    }
+
+
+def test_positives_alone_are_enough_without_eq_6(tmp_path):
+    examples, counts = _read(tmp_path, [query_row("d1", 1.0, "q1"), query_row("d2", 0.0, "n2")], with_negatives=False)
+    assert [examples.triple(row, 0) for row in range(len(examples))] == [Triple("d1", "q1", None)]
+    assert (counts["documents_without_positive"], counts["documents_without_negative"]) == (1, 0)
+
+
+def test_the_same_query_as_positive_and_negative_loses_its_negative(tmp_path):
+    rows = [query_row("d1", 1.0, "What is  lift?"), query_row("d1", 0.0, "what is lift? "), *both_queries("d2")]
+    examples, counts = _read(tmp_path, rows)
+    assert examples.triple(0, 0) == Triple("d1", "What is  lift?", None)
+    assert examples.triple(1, 0).negative is not None
+    assert counts["identical_pairs"] == 1
+
+
+def test_positives_that_two_documents_share_are_counted(tmp_path):
+    rows = [query_row("d1", 1.0, "what is lift"), query_row("d2", 1.0, "What is lift"), query_row("d3", 1.0, "else")]
+    assert _read(tmp_path, rows, with_negatives=False)[1]["repeated_positives"] == 1
+
+
+def test_a_bad_sample_does_not_cost_its_document(tmp_path):
+    rows = [
+        query_row("d1", 1.0, None, 0, "failed"), query_row("d1", 1.0, "second", 1),
+        query_row("d1", 0.0, "negative", 0), query_row("d1", 0.0, "", 1),
+    ]
+    assert _read(tmp_path, rows)[0].triple(0, 0) == Triple("d1", "second", "negative")
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.permutations([row for i in range(5) for sample in range(2) for row in both_queries(f"d{i}", sample)]))
+def test_the_order_of_rows_changes_nothing(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("rows")
+    expected, _ = _read(folder / "sorted", sorted(rows, key=lambda r: (r["doc_id"], r["relevance"], r["sample"])))
+    assert _read(folder, rows)[0].frame.equals(expected.frame)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(2, 40), st.integers(2, 12), st.integers(0, 3))
+def test_every_epoch_sees_every_document_and_no_batch_one_twice(number, batch, seed):
+    batches = Batches(_examples(number), batch, seed)
+    steps = [[t.doc_id for t in batches.triples(step)] for step in range(batches.steps_per_epoch)]
+    assert all(len(set(ids)) == min(batch, number) for ids in steps)
+    assert {doc_id for ids in steps for doc_id in ids} == set(batches.examples.doc_ids)
+    assert len(steps) == -(-number // batch) or number < batch
+
+
+def test_a_step_is_a_function_of_seed_and_step_alone():
+    forwards, backwards = Batches(_examples(20), 8, seed=1), Batches(_examples(20), 8, seed=1)
+    steps = range(9)
+    assert [forwards.triples(s) for s in steps] == [backwards.triples(s) for s in reversed(steps)][::-1]
+
+
+def test_epochs_and_seeds_differ_in_their_order():
+    batches = Batches(_examples(20), 20, seed=1)
+    assert batches.triples(0) != batches.triples(1)
+    assert batches.triples(0) != Batches(_examples(20), 20, seed=2).triples(0)
+
+
+def test_each_epoch_takes_the_next_pair_of_a_document():
+    batches = Batches(_examples(4, pairs=2), 4, seed=0)
+    taken = [{t.positive.split()[-1] for t in batches.triples(epoch)} for epoch in range(3)]
+    assert taken == [{"0"}, {"1"}, {"0"}]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(3, 60), st.floats(0.01, 0.99), st.integers(1, 20))
+def test_held_out_documents_are_not_trained_on(number, share, most):
+    trained, held_out = _examples(number).split(share, most)
+    assert not set(trained.doc_ids) & set(held_out.doc_ids)
+    assert len(trained) + len(held_out) == number
+    assert len(trained) >= 2
+    assert 1 <= len(held_out) <= max(1, min(most, round(share * number)))
+
+
+def test_too_few_documents_are_refused():
+    with pytest.raises(InputError, match="2 documents have usable queries; training needs 3"):
+        _examples(2).split(0.1, 100)

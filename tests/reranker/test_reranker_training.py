@@ -1,0 +1,198 @@
+import json
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from readqg.errors import InputError
+from readqg.reranker.losses import in_batch_bce_loss, margin_ranking_loss
+from readqg.reranker.scoring import Float32Linear
+from readqg.reranker.training import RerankerTraining
+from tests.reranker.corpus import DOCUMENTS, both_queries, query_row, reranker_config
+
+
+def _without_dropout(config):
+    path = f"{config.start}/config.json"
+    with open(path) as file:
+        values = json.load(file)
+    with open(path, "w") as file:
+        json.dump({**values, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}, file)
+    return config
+
+
+def _gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def _plain_logits(model, tokenizer, pairs):
+    first, second = zip(*pairs, strict=True)
+    inputs = tokenizer(list(first), list(second), padding=True, truncation=True, max_length=48, return_tensors="pt")
+    return model(**inputs).logits[:, 0]
+
+
+@pytest.mark.parametrize("batch_tokens", [8192, 60])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"w_mr": 0.0},
+        {"margin": 0.3, "w_mr": 2.0},
+        {"negative_pair": "query_document", "sign": "authors", "activation": "sigmoid"},
+    ],
+)
+def test_value_and_gradient_are_those_of_the_losses_on_the_full_matrix(tmp_path, settings, batch_tokens):
+    config = _without_dropout(reranker_config(tmp_path, batch_tokens=batch_tokens, **settings))
+    stage = RerankerTraining(config)
+    model, batch, triples = stage.build(), stage.batch(2), stage.batches.triples(2)
+    loss, metrics = stage.loss(model, batch)
+    found = _gradients(model, loss)
+
+    texts, tokenizer = [DOCUMENTS[t.doc_id] for t in triples], stage._scorer.tokenize.tokenizer
+    scores = _plain_logits(model, tokenizer, [(t.positive, text) for t in triples for text in texts]).view(4, 4)
+    expected = in_batch_bce_loss(scores)
+    assert metrics["bce"] == pytest.approx(expected.item(), abs=1e-5)
+    if config.w_mr:
+        pairs = [
+            (t.positive, t.negative) if config.negative_pair == "query_query" else (t.negative, text)
+            for t, text in zip(triples, texts, strict=True)
+        ]
+        negative = _plain_logits(model, tokenizer, pairs)
+        mr = margin_ranking_loss(scores.diagonal(), negative, config.margin, config.sign, config.activation)
+        assert metrics["mr"] == pytest.approx(mr.item(), abs=1e-5)
+        expected = expected + config.w_mr * mr
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    wanted = _gradients(model, expected)
+    assert found.keys() == wanted.keys() == {name for name, _ in model.named_parameters()}
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, atol=2e-5, rtol=1e-4, msg=name)
+
+
+def test_the_search_runs_with_dropout_off_and_puts_the_mode_back(tmp_path):
+    stage = RerankerTraining(reranker_config(tmp_path))
+    model, encoded = stage.build(), stage.batch(0).encoded
+    rows = range(len(encoded.input_ids))
+    first = stage._scorer.without_gradient(model, encoded, rows)
+    assert np.array_equal(first, stage._scorer.without_gradient(model, encoded, rows))
+    assert model.training
+    model.eval()
+    assert np.allclose(first, _plain_logits_of_encoded(model, encoded), atol=1e-5)
+
+
+def _plain_logits_of_encoded(model, encoded):
+    rows = zip(encoded.input_ids, encoded.type_ids, strict=True)
+    with torch.no_grad():
+        return [
+            model(input_ids=torch.tensor(ids)[None].long(), token_type_ids=torch.tensor(types)[None].long()).logits.item()
+            for ids, types in rows
+        ]
+
+
+def test_the_gradient_runs_with_dropout_on(tmp_path):
+    stage = RerankerTraining(reranker_config(tmp_path))
+    model, batch = stage.build(), stage.batch(0)
+    torch.manual_seed(0)
+    first = stage.loss(model, batch)[0].item()
+    assert stage.loss(model, batch)[0].item() != first
+    torch.manual_seed(0)
+    assert stage.loss(model, batch)[0].item() == first
+
+
+def test_under_bfloat16_the_head_computes_in_float32_on_float32_weights(tmp_path):
+    config = reranker_config(tmp_path, compute={"device": "cpu", "precision": "bf16"})
+    stage = RerankerTraining(config)
+    model = stage.build()
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert isinstance(model.classifier, Float32Linear)
+    assert isinstance(model.bert.pooler.dense, Float32Linear)
+    logits = stage._scorer.without_gradient(model, stage.batch(0).encoded, range(16))
+    assert not torch.equal(torch.tensor(logits), torch.tensor(logits).bfloat16().float())
+    exact = RerankerTraining(config.model_copy(update={"compute": config.compute.model_copy(update={"precision": "fp32"})}))
+    close = exact._scorer.without_gradient(model, stage.batch(0).encoded, range(16))
+    assert not np.array_equal(logits, close)
+    assert np.allclose(logits, close, atol=0.2)
+    loss, _ = stage.loss(model, stage.batch(0))
+    assert _gradients(model, loss).keys() == {name for name, _ in model.named_parameters()}
+
+
+def test_a_document_whose_queries_are_the_same_is_left_out_of_eq_6_alone(tmp_path):
+    rows = [row for doc_id in DOCUMENTS for row in both_queries(doc_id)]
+    same = [query_row("d3", 1.0, "the same"), query_row("d3", 0.0, "The same")]
+    rows = [row for row in rows if row["doc_id"] != "d3"] + same
+    stage = RerankerTraining(_without_dropout(reranker_config(tmp_path, rows, batch=11, held_out_share=0.01, margin=100.0)))
+    batch, triples = stage.batch(0), stage.batches.triples(0)
+    without = [i for i, t in enumerate(triples) if t.doc_id == "d3"]
+    assert len(without) == 1
+    assert batch.negatives == [i for i in range(11) if i not in without]
+    model = stage.build()
+    own = stage._scorer.without_gradient(model, batch.encoded, [i * 11 + i for i in batch.negatives])
+    negative = stage._scorer.without_gradient(model, batch.encoded, range(121, 131))
+    assert stage.loss(model, batch)[1]["mr"] == pytest.approx((100 + negative - own).mean(), abs=1e-4)
+
+
+def test_duplicates_in_a_batch_are_counted(tmp_path):
+    rows = [row for doc_id in DOCUMENTS for row in both_queries(doc_id)]
+    rows = [{**row, "query": "what is it"} if row["relevance"] and row["doc_id"] in ("d1", "d2") else row for row in rows]
+    stage = RerankerTraining(reranker_config(tmp_path, rows, batch=11, held_out_share=0.01))
+    shared = [t for t in stage.batches.triples(0) if t.positive == "what is it"]
+    assert stage.batch(0).duplicates == (2 if len(shared) == 2 else 0)
+    assert stage.loss(stage.build(), stage.batch(0))[1]["duplicates"] == stage.batch(0).duplicates
+    assert stage.counts["repeated_positives"] == 1
+
+
+def test_a_step_is_the_same_in_another_process(tmp_path):
+    stage = RerankerTraining(reranker_config(tmp_path))
+    here = stage.batch(5)
+    there = pickle.loads(pickle.dumps(stage)).batch(5)
+    assert [ids.tolist() for ids in here.encoded.input_ids] == [ids.tolist() for ids in there.encoded.input_ids]
+
+
+def test_the_learning_rate_rises_over_the_warm_up_and_falls_to_0(tmp_path):
+    stage = RerankerTraining(reranker_config(tmp_path, epochs=4, warmup_epochs=1.0, batch=2))
+    rates = [stage.learning_rate(step) for step in range(stage.steps + 1)]
+    per_epoch = stage.batches.steps_per_epoch
+    assert stage.steps == 4 * per_epoch
+    assert rates[:per_epoch] == pytest.approx([(i + 1) / per_epoch for i in range(per_epoch)])
+    assert rates[per_epoch:] == sorted(rates[per_epoch:], reverse=True)
+    assert rates[stage.steps - 1] == pytest.approx(1 / (3 * per_epoch))
+    assert rates[stage.steps] == 0
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 10.0])
+def test_no_step_is_wasted_whatever_the_warm_up(tmp_path, warmup):
+    stage = RerankerTraining(reranker_config(tmp_path, warmup_epochs=warmup))
+    assert all(0 < stage.learning_rate(step) <= 1 for step in range(stage.steps))
+
+
+def test_queries_of_another_corpus_are_refused(tmp_path):
+    rows = [row for doc_id in [*DOCUMENTS, "x1", "x2"] for row in both_queries(doc_id)]
+    with pytest.raises(InputError, match=r"lacks 2 of the 14 documents .* first 'x1'"):
+        RerankerTraining(reranker_config(tmp_path, rows))
+
+
+def test_what_is_left_out_is_said(tmp_path, caplog):
+    rows = [row for doc_id in DOCUMENTS for row in both_queries(doc_id)]
+    rows[0] = {**rows[0], "query": None, "error": "NaN"}
+    RerankerTraining(reranker_config(tmp_path, rows))
+    assert "11 of 12 documents can be trained on; rows with error 1, documents without positive 1" in caplog.text
+
+
+def test_training_lowers_the_loss(tmp_path):
+    stage = RerankerTraining(reranker_config(tmp_path, epochs=20, learning_rate=3e-3, held_out_share=0.25))
+    torch.manual_seed(0)
+    model = stage.build()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=stage.config.learning_rate)
+    losses = []
+    for step in range(stage.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = stage.config.learning_rate * stage.learning_rate(step)
+        loss, metrics = stage.loss(model, stage.batch(step))
+        assert all(math.isfinite(value) for value in metrics.values())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
