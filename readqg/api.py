@@ -26,7 +26,6 @@ def retrieve(config: c.RetrieveConfig) -> Summary:
     stage = retrieval.RetrieveStage(config)
     folder = OutputFolder.begin(config.out, stage.name, c.identity(config), stage.inputs(), stage.models())
     success = local.run_here(stage, folder)
-    runs.write_queries_beside(folder.path, stage.query_ids)
     runs.write_trec_beside(folder.path, "bm25")
     runs.write_queries_beside(folder.path, stage.query_ids)
     return success

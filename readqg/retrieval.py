@@ -163,6 +163,12 @@ class RetrieveStage(ShardStage):
         self._queries = pa.table({"query_id": ids, "text": [queries[query_id] for query_id in ids]})
 
     @property
+    def query_ids(self) -> list[str]:
+        """The queries that are asked, in order."""
+        found: list[str] = self._queries["query_id"].to_pylist()
+        return found
+
+    @property
     def total(self) -> int:
         return -(-self._queries.num_rows // self._config.shard_queries)
 
@@ -180,7 +186,7 @@ class RetrieveStage(ShardStage):
 
     def load(self) -> None:
         self._index = Bm25(self._documents, self._config)
-        self._index.warn_of_own_ids(self._queries["query_id"].to_pylist())
+        self._index.warn_of_own_ids(self.query_ids)
 
     def compute(self, table: pa.Table) -> pa.Table:
         """Rows (query_id, doc_id, rank from 1, score), query by query, best first."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import json
 import logging
 import math
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,6 +30,7 @@ Run = dict[str, dict[str, float]]
 log = logging.getLogger("readqg")
 
 TREC_FILE = "_run.trec"
+QUERIES_FILE = "_queries.json"
 _GZIP_MAGIC = b"\x1f\x8b"
 _UNFIT = re.compile(r"[ \t\n\r\v\f\ud800-\udfff]")
 
@@ -78,18 +80,12 @@ def write_trec(path: str | Path, run: Mapping[str, Mapping[str, float]], tag: st
     The file appears whole or not at all. Raises `InputError` for an id that the format cannot hold (empty, with white
     space, or no valid Unicode), `FolderError` where the disk is full or may not be written."""
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with explained(f"writing {path}"):
-        try:
-            with _writer(partial, compressed=path.suffix == ".gz") as file:
-                for query_id, scores in run.items():
-                    _check_id(query_id, "query")
-                    for rank, (doc_id, score) in enumerate(ranked(scores), 1):
-                        _check_id(doc_id, "document")
-                        file.write(f"{query_id} Q0 {doc_id} {rank} {float(score)!r} {tag}\n")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with explained(f"writing {path}"), _appearing(path) as partial, _writer(partial, compressed=path.suffix == ".gz") as file:
+        for query_id, scores in run.items():
+            _check_id(query_id, "query")
+            for rank, (doc_id, score) in enumerate(ranked(scores), 1):
+                _check_id(doc_id, "document")
+                file.write(f"{query_id} Q0 {doc_id} {rank} {float(score)!r} {tag}\n")
 
 
 def write_trec_beside(folder: str | Path, tag: str) -> None:
@@ -102,6 +98,24 @@ def write_trec_beside(folder: str | Path, tag: str) -> None:
         write_trec(target, _read_folder(Path(folder)), tag)
     except InputError as error:
         log.warning("%s is not written: %s", target, error)
+
+
+def write_queries_beside(folder: str | Path, query_ids: Iterable[str]) -> None:
+    """Write `_queries.json` into a run folder: which queries were asked. Those without a result have no row to tell."""
+    with explained(f"writing {folder}/{QUERIES_FILE}"), _appearing(Path(folder) / QUERIES_FILE) as partial:
+        partial.write_text(json.dumps(list(query_ids)))
+
+
+def read_queries_beside(run: str | Path) -> list[str] | None:
+    """The queries that a run (its folder, or the `_run.trec` in it) was asked; None where that is not known."""
+    path = Path(run).parent if Path(run).name == TREC_FILE else Path(run)
+    if not (path / QUERIES_FILE).is_file():
+        return None
+    try:
+        asked = json.loads((path / QUERIES_FILE).read_text())
+    except ValueError as error:
+        raise InputError(f"{path / QUERIES_FILE} is damaged ({error}). Delete it and give the run's command again.") from error
+    return [str(query_id) for query_id in asked]
 
 
 def _read_folder(path: Path) -> Run:
@@ -150,6 +164,17 @@ def _number(text: bytes, path: Path, line: int) -> float:
     if not math.isfinite(score):
         raise InputError(f"{path}, line {line}: the score (column 5) is {text.decode(errors='replace')!r}, not a finite number.")
     return score
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[Path]:
+    """A name to write to; what is written appears under `path` whole, or not at all."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from readqg.errors import FolderError, InputError
-from readqg.runs import ranked, read_run, read_trec, write_trec, write_trec_beside
+from readqg.runs import (
+    ranked,
+    read_queries_beside,
+    read_run,
+    read_trec,
+    write_queries_beside,
+    write_trec,
+    write_trec_beside,
+)
 from readqg.shards import OutputFolder
 from readqg.stage import ShardResult
 
@@ -150,6 +158,16 @@ def test_ids_with_spaces_leave_out_the_trec_file_with_a_warning(tmp_path, caplog
         write_trec_beside(folder, "bm25")
     assert "'a document'" in caplog.text
     assert not (folder / "_run.trec").exists()
+
+
+def test_a_run_folder_says_which_queries_it_was_asked(tmp_path):
+    assert read_queries_beside(tmp_path) is None
+    write_queries_beside(tmp_path, ["q1", "qü"])
+    assert read_queries_beside(tmp_path) == read_queries_beside(tmp_path / "_run.trec") == ["q1", "qü"]
+    assert read_queries_beside(tmp_path / "other.trec") is None
+    (tmp_path / "_queries.json").write_text('["q1"')
+    with pytest.raises(InputError, match="is damaged"):
+        read_queries_beside(tmp_path)
 
 
 @pytest.mark.real
