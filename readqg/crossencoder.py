@@ -212,7 +212,7 @@ class CrossEncoderScorer:
 
     `max_length`: tokens of a pair, the longer text cut first. `batch_tokens`: tokens of a batch, padding included.
     After a call, `last_halvings` says how often running out of memory halved that budget, `last_tokens` how many tokens,
-    padding left out, were scored. Raises `ModelError` as `load_model` and `load_tokenizer` do."""
+    padding and repeated pairs left out, were scored. Raises `ModelError` as `load_model` and `load_tokenizer` do."""
 
     def __init__(self, folder: str, max_length: int, batch_tokens: int, device: torch.device | str, dtype: torch.dtype):
         self.model = load_model(folder, device, dtype)
@@ -225,11 +225,18 @@ class CrossEncoderScorer:
         return self.score_encoded(self.tokenize(pairs))
 
     def score_encoded(self, encoded: EncodedPairs) -> np.ndarray:
-        """As `score`, for pairs tokenised before."""
-        lengths = encoded.lengths
-        logits, self.last_halvings = run_batches(lengths, self.batch_tokens, lambda rows: self._forward(encoded, rows))
+        """As `score`, for pairs tokenised before. Equal pairs are scored once: a logit's last bits depend on a row's place in
+        its batch, and documents with the same text must tie."""
+        keys = [(ids.tobytes(), types.tobytes()) for ids, types in zip(encoded.input_ids, encoded.type_ids, strict=True)]
+        first = {key: row for row, key in reversed(list(enumerate(keys)))}
+        distinct = sorted(first.values())
+        lengths = [len(encoded.input_ids[row]) for row in distinct]
+        values, self.last_halvings = run_batches(
+            lengths, self.batch_tokens, lambda batch: self._forward(encoded, [distinct[i] for i in batch])
+        )
         self.last_tokens = sum(lengths)
-        return np.asarray(logits, dtype=np.float32)
+        logits = dict(zip(distinct, values, strict=True))
+        return np.asarray([logits[first[key]] for key in keys], dtype=np.float32)
 
     @torch.inference_mode()
     def _forward(self, encoded: EncodedPairs, rows: list[int]) -> list[float]:

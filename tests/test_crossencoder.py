@@ -171,6 +171,13 @@ def test_what_is_not_a_number_is_passed_on(tmp_path):
     assert np.isnan(scorer.score([("flow", "heat"), ("flow", "shock")])).tolist() == [False, True]
 
 
+def test_equal_pairs_score_equally_wherever_they_stand(tmp_path):
+    scorer = CrossEncoderScorer(str(tiny_cross_encoder(tmp_path)), 60, 150, "cpu", torch.float32)
+    scores = scorer.score([PAIRS[0], *PAIRS, PAIRS[0], *PAIRS])
+    assert scores[0] == scores[1] == scores[len(PAIRS) + 1]
+    assert scores[1:len(PAIRS) + 1].tolist() == scores[len(PAIRS) + 2:].tolist() == scorer.score(PAIRS).tolist()
+
+
 def test_tokens_scored_are_counted_without_padding(tmp_path):
     scorer = CrossEncoderScorer(str(tiny_cross_encoder(tmp_path)), 60, 1000, "cpu", torch.float32)
     scorer.score([("flow", "heat"), ("flow", "heat of the layer")])
