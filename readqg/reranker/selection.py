@@ -28,6 +28,7 @@ GUARD_FILE = "guard.json"
 CANDIDATES = 20
 _CUTOFF = 10
 _RESAMPLES = 10_000
+_SURE = 0.05
 _COLLAPSED_SHARE = 0.01  # of the start's spread: below it, scores no longer tell documents apart
 
 
@@ -94,8 +95,9 @@ class Validation:
 @dataclass(frozen=True)
 class Verdict:
     """Which model to use, and on what evidence. `before`, `after`, `difference`: mean nDCG@10 over the held-out documents;
-    `interval`: 95 % bootstrap interval of the difference, paired by document. `chosen_among`: validations that the trained
-    weights were the best of; they were chosen on these same documents, so the difference is somewhat flattering."""
+    `interval`: 95 % bootstrap interval of the difference; `p_value`: one-sided paired randomisation test that it is above 0,
+    which with few documents is the more honest of the two. `better`, `worse`: documents. `chosen_among`: validations that the
+    trained weights were the best of; they were chosen on these same documents, so all of it is somewhat flattering."""
 
     use: Literal["start", "tuned"]
     reason: str
@@ -103,6 +105,7 @@ class Verdict:
     after: float
     difference: float
     interval: tuple[float, float]
+    p_value: float
     better: int
     worse: int
     held_out_documents: int
@@ -130,9 +133,9 @@ def announce(folder: str | Path) -> dict[str, Any]:
     level = logging.INFO if verdict.use == "tuned" else logging.WARNING
     stays = f"USE THE START, {start}. The trained model stays in {folder}, for study."
     advice = f"Use {folder}." if verdict.use == "tuned" else stays
+    v = verdict
     log.log(level, "%s nDCG@10 on %d held-out synthetic documents: start %.4f, trained %.4f (difference %+.4f, 95 %% interval "
-            "%+.4f to %+.4f). %s", verdict.reason, verdict.held_out_documents, verdict.before, verdict.after, verdict.difference,
-            *verdict.interval, advice)
+            "%+.4f to %+.4f). %s", v.reason, v.held_out_documents, v.before, v.after, v.difference, *v.interval, advice)
     return {**asdict(verdict), "start": start}
 
 
@@ -156,15 +159,23 @@ def guard(before: Validation, after: Validation, chosen_among: int = 1, seed: in
     if before.ndcg.keys() != after.ndcg.keys():
         raise ValueError("the start and the trained model were judged on different documents")
     differences = np.array([after.ndcg[doc_id] - before.ndcg[doc_id] for doc_id in before.ndcg])
-    drawn = np.random.default_rng(seed).integers(len(differences), size=(_RESAMPLES, len(differences)))
-    low, high = np.quantile(differences[drawn].mean(axis=1), [0.025, 0.975])
     difference = float(differences.mean())
-    use, reason = _decide(before, after, difference, float(low))
-    return Verdict(use, reason, before.score, after.score, difference, (float(low), float(high)), int((differences > 0).sum()),
-                   int((differences < 0).sum()), len(differences), chosen_among)
+    interval, p_value = _evidence(differences, np.random.default_rng(seed))
+    use, reason = _decide(before, after, difference, p_value)
+    better, worse = int((differences > 0).sum()), int((differences < 0).sum())
+    return Verdict(
+        use, reason, before.score, after.score, difference, interval, p_value, better, worse, len(differences), chosen_among)
 
 
-def _decide(before: Validation, after: Validation, difference: float, low: float) -> tuple[Literal["start", "tuned"], str]:
+def _evidence(differences: np.ndarray, rng: np.random.Generator) -> tuple[tuple[float, float], float]:
+    shape = (_RESAMPLES, len(differences))
+    low, high = np.quantile(differences[rng.integers(len(differences), size=shape)].mean(axis=1), [0.025, 0.975])
+    flipped = (rng.choice([-1.0, 1.0], size=shape) * differences).mean(axis=1)
+    p_value = (1 + (flipped >= differences.mean() - 1e-12).sum()) / (1 + _RESAMPLES)
+    return (float(low), float(high)), float(p_value)
+
+
+def _decide(before: Validation, after: Validation, difference: float, p_value: float) -> tuple[Literal["start", "tuned"], str]:
     if after.not_finite:
         return "start", f"{after.not_finite} of the trained model's scores are not finite numbers."
     if after.spread <= _COLLAPSED_SHARE * before.spread:
@@ -172,6 +183,5 @@ def _decide(before: Validation, after: Validation, difference: float, low: float
                          f"(standard deviation), the start's by {before.spread:.2g}.")
     if difference <= 0:
         return "start", "The trained model is not better than its start on held-out synthetic documents."
-    evidence = "lies above 0" if low > 0 else "includes 0, so the evidence is weak"
-    return "tuned", ("The trained model is better than its start on held-out synthetic documents; "
-                     f"the interval of the difference {evidence}.")
+    evidence = "" if p_value <= _SURE else ", but they are few or the difference is small: the evidence is weak"
+    return "tuned", f"The trained model is better than its start on held-out synthetic documents (p = {p_value:.3f}){evidence}."

@@ -66,12 +66,22 @@ def test_the_tuned_model_is_named_where_it_is_better():
     assert verdict.difference == pytest.approx(0.8 / 3)
     assert 0 < verdict.interval[0] < verdict.difference < verdict.interval[1]
     assert (verdict.better, verdict.worse, verdict.held_out_documents) == (20, 0, 30)
+    assert verdict.p_value < 0.001
+    assert "weak" not in verdict.reason
 
 
 def test_weak_evidence_is_said():
-    verdict = guard(_validation(0.5, 0.5, 0.5), _validation(0.2, 0.5, 1.0))
-    assert verdict.use == "tuned"
-    assert "evidence is weak" in verdict.reason
+    mixed = guard(_validation(0.5, 0.5, 0.5), _validation(0.2, 0.5, 1.0))
+    single = guard(_validation(0.5), _validation(1.0))
+    for verdict in (mixed, single):
+        assert verdict.use == "tuned"
+        assert "evidence is weak" in verdict.reason
+
+
+def test_p_value_of_a_paired_randomisation_by_hand():
+    # of the 2^3 ways to turn the signs, only the one found gives a mean as high
+    assert guard(_validation(0.1, 0.2, 0.3), _validation(0.2, 0.4, 0.6)).p_value == pytest.approx(1 / 8, abs=0.015)
+    assert guard(_validation(0.5, 0.5), _validation(0.5, 0.5)).p_value == 1
 
 
 @pytest.mark.parametrize("after", [(0.5, 0.5), (0.9, 0.0)])
