@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from readqg.config import PairsConfig, identity
-from readqg.labeling import texts
-from readqg.labeling.partition import PartitionStage, check_known, pairs_inputs
+from readqg.labeling.partition import PartitionStage, check_known
 from readqg.labeling.rules import REASONS, choose
 from readqg.labeling.scores import SCORES, ScoreSet, check_scores, open_scores
+from readqg.labeling.texts import Texts
 from readqg.shards import OutputFolder, open_input
 from readqg.stage import ShardStage
 
@@ -36,9 +36,11 @@ class PairsStage(ShardStage):
     key = ("doc_id",)
     needs_model = False
 
-    def __init__(self, config: PairsConfig, scores: ScoreSet) -> None:
+    def __init__(self, config: PairsConfig, scores: ScoreSet, texts: Texts) -> None:
         self.config = config
-        self._inputs = pairs_inputs(config, scores)
+        self.texts = texts
+        self.partitioned = (Path(config.out) / PARTITIONED).absolute()
+        self._inputs = {"scores": scores.fingerprint, **texts.fingerprints}
         self._counts: dict[str, float] = {}
 
     def inputs(self) -> dict[str, str]:
@@ -50,7 +52,7 @@ class PairsStage(ShardStage):
 
     def read(self, index: int) -> pa.Table:
         """(doc_id, scored: list of {query_id, score}, duplicates), a row a passage; a pair scored twice keeps its highest."""
-        parts = open_input(Path(self.config.out) / PARTITIONED).parts
+        parts = open_input(self.partitioned).parts
         groups = [pq.ParquetFile(p, page_checksum_verification=True).read_row_group(index, columns=SCORES.names) for p in parts]
         rows = pl.DataFrame(pl.from_arrow(pa.concat_tables(groups)))
         pairs = rows.group_by("doc_id", "query_id").agg(pl.col("score").max(), times=pl.len()).sort("doc_id", "query_id")
@@ -59,19 +61,15 @@ class PairsStage(ShardStage):
         return passages.to_arrow().cast(pa.schema(
             [("doc_id", pa.string()), ("scored", pa.list_(_SCORED)), ("duplicates", pa.int64())]))
 
-    def load(self) -> None:
-        self._documents = texts.passages(self.config.documents)
-        self._queries = texts.query_table(self.config.queries, self._inputs["queries"])
-
     def compute(self, table: pa.Table) -> pa.Table:
         passages = pl.DataFrame(pl.from_arrow(table))
         scored = passages.select("doc_id", "scored").explode("scored").unnest("scored")
         chosen, dropped = choose(scored, self.config.rule, self.config.m)
-        chosen = chosen.join(self._queries, on="query_id", how="left", maintain_order="left")
+        chosen = chosen.join(self.texts.query_table, on="query_id", how="left", maintain_order="left")
         query = pl.struct("query_id", "query", "score", "relevance")
         kept = chosen.group_by("doc_id", maintain_order=True).agg(
             positives=query.filter(pl.col("positive")), negatives=query.filter(~pl.col("positive")))
-        kept = kept.with_columns(pl.Series("text", self._documents.texts(kept["doc_id"].to_list()), pl.String))
+        kept = kept.with_columns(pl.Series("text", self.texts.documents.texts(kept["doc_id"].to_list()), pl.String))
         with_text = kept.filter(pl.col("text") != "").with_columns(error=pl.lit(None, pl.String))
         dropped["no_text"] = kept.height - with_text.height
         self._counts = {
@@ -89,11 +87,12 @@ def make_pairs(config: PairsConfig, run: Callable[[ShardStage, OutputFolder], An
 
     `run(stage, folder)` runs a shard stage into a folder that was begun. Raises `InputError` for scores that cannot be used,
     `RunError` where too many of them name unknown texts, `FolderError` where `config.out` was begun with something else."""
+    texts = Texts(config.queries, config.documents)
     scores = open_scores(config.scores, Path(config.out), config.max_pickle_bytes)
     unscored = check_scores(scores)
-    pairs, partition = PairsStage(config, scores), PartitionStage(config, scores)
+    pairs, partition = PairsStage(config, scores, texts), PartitionStage(config, scores, texts)
     out = _begin(pairs, config, Path(config.out))
-    partitioned = _begin(partition, config, out.path / PARTITIONED)
+    partitioned = _begin(partition, config, pairs.partitioned)
     run(partition, partitioned)
     check_known(partition, open_input(partitioned.path).success["counts"], unscored)
     run(pairs, out)

@@ -14,10 +14,9 @@ import polars as pl
 import pyarrow as pa
 
 from readqg.config import PairsConfig
-from readqg.corpus import input_fingerprint
 from readqg.errors import InputError, RunError
-from readqg.labeling import texts
 from readqg.labeling.scores import SCORES, ScoreSet
+from readqg.labeling.texts import Texts
 from readqg.stage import ShardStage
 
 
@@ -39,14 +38,14 @@ class PartitionStage(ShardStage):
     key = ()
     needs_model = False
 
-    def __init__(self, config: PairsConfig, scores: ScoreSet) -> None:
+    def __init__(self, config: PairsConfig, scores: ScoreSet, texts: Texts) -> None:
         self.config = config
         self.scores = scores
-        self._inputs = pairs_inputs(config, scores)
+        self.texts = texts
         self._counts: dict[str, float] = {}
 
     def inputs(self) -> dict[str, str]:
-        return self._inputs
+        return {"scores": self.scores.fingerprint, **self.texts.fingerprints}
 
     @property
     def total(self) -> int:
@@ -56,15 +55,13 @@ class PartitionStage(ShardStage):
         return self.scores.read(index * self.config.shard_rows, (index + 1) * self.config.shard_rows)
 
     def load(self) -> None:
-        self._passage_ids = texts.passage_ids(texts.passages(self.config.documents))
-        self._query_ids = texts.query_table(self.config.queries, self._inputs["queries"])["query_id"]
+        self._passages, self._queries = self.texts.passage_ids.implode(), self.texts.query_table["query_id"].implode()
 
     def compute(self, table: pa.Table) -> pa.Table:
         rows = pl.DataFrame(pl.from_arrow(table))
         scored = rows.filter(pl.col("score").is_not_null())
         known = scored.with_columns(
-            passage_known=pl.col("doc_id").is_in(self._passage_ids.implode()),
-            query_known=pl.col("query_id").is_in(self._query_ids.implode()),
+            passage_known=pl.col("doc_id").is_in(self._passages), query_known=pl.col("query_id").is_in(self._queries),
         )
         kept = known.filter(pl.col("passage_known") & pl.col("query_known")).select(SCORES.names)
         self._counts = {
@@ -89,7 +86,7 @@ def check_known(stage: PartitionStage, counts: dict[str, float], unscored: int) 
     Raises `InputError` where no pair is known, `RunError` where more than `max_unknown_share` of them are not."""
     config, scored = stage.config, int(counts["inputs"]) - unscored
     unknown = scored - int(counts["rows"])
-    if unknown <= config.max_unknown_share * scored:
+    if unknown < scored and unknown <= config.max_unknown_share * scored:
         return
     found = (f"{stage.scores.name}: {unknown} of {scored} scored pairs name a passage that is not in {config.documents}, or a "
              f"query that is not in {config.queries} or has no text; the first: {_first_unknown(stage)}.")
@@ -100,8 +97,7 @@ def check_known(stage: PartitionStage, counts: dict[str, float], unscored: int) 
 
 
 def _first_unknown(stage: PartitionStage) -> str:
-    stage.load()
-    passages, queries = set(stage._passage_ids), set(stage._query_ids)
+    passages, queries = set(stage.texts.documents.ids), stage.texts.queries
     for index in range(stage.total):
         for row in stage.read(index).to_pylist():
             for kind, name, known in (("passage", "doc_id", passages), ("query", "query_id", queries)):
@@ -109,11 +105,3 @@ def _first_unknown(stage: PartitionStage) -> str:
                     return f"{kind} {row[name]!r}"
     return "none"
 
-
-def pairs_inputs(config: PairsConfig, scores: ScoreSet) -> dict[str, str]:
-    """Fingerprints of the three inputs of `pairs`."""
-    return {
-        "scores": scores.fingerprint,
-        "queries": input_fingerprint(config.queries, "queries"),
-        "documents": input_fingerprint(config.documents, "documents"),
-    }

@@ -90,6 +90,7 @@ def _outer_items(source: Any) -> Iterator[tuple[Any, Any]]:
     marks: list[int] = []
     memo: dict[int, Any] = {}
     held = 0
+    argument: Any
     for opcode, argument, _ in pickletools.genops(source):
         name = opcode.name
         if name in _VALUES:

@@ -54,7 +54,7 @@ def open_scores(path: str | Path, converted: Path, max_pickle_bytes: int) -> Sco
     {query_id: {doc_id: score}}. A pickle is written as Parquet into the folder `converted` first, once.
 
     Raises `InputError` where it is absent, of no such kind, lacks a column, or holds no row."""
-    path = Path(path)
+    path, converted = Path(path).absolute(), converted.absolute()
     if path.is_dir():
         folder = open_input(path, tuple(SCORES.names))
         files, fingerprint = tuple(folder.parts), folder.fingerprint

@@ -1,32 +1,54 @@
-"""Queries and passages by id, read once in a process and kept for the shards to come."""
+"""The queries and passages that scores are about, by id."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 
 import polars as pl
 
-from readqg.corpus import Documents, read_texts
+from readqg.corpus import Documents, input_fingerprint, read_texts
 
-passages = Documents.open
-"""The documents at a path; opened once in a process."""
+
+class Texts:
+    """Queries and passages at two places, imported or raw. Small when pickled: a worker reads them anew, once a process.
+
+    Raises `InputError` where they cannot be read."""
+
+    def __init__(self, queries: str, documents: str) -> None:
+        self.documents = Documents.open(documents)
+        self._queries = str(Path(queries).absolute())
+        self.fingerprints = {"queries": input_fingerprint(queries, "queries"), "documents": self.documents.fingerprint}
+        """Of the content of both."""
+
+    @property
+    def queries(self) -> dict[str, str]:
+        """query_id -> text of the queries that have one."""
+        return _queries(self._queries, self.fingerprints["queries"])
+
+    @property
+    def query_table(self) -> pl.DataFrame:
+        """The same as a table: query_id, query."""
+        return _query_table(self._queries, self.fingerprints["queries"])
+
+    @property
+    def passage_ids(self) -> pl.Series:
+        """The ids of all passages."""
+        return _passage_ids(self.documents)
 
 
 @lru_cache(maxsize=1)
-def passage_ids(documents: Documents) -> pl.Series:
-    """The ids of all documents."""
-    return pl.Series("doc_id", documents.ids, pl.String)
-
-
-@lru_cache(maxsize=1)
-def queries(path: str, fingerprint: str) -> dict[str, str]:
-    """query_id -> text of the queries that have one. `fingerprint` of the file: after a change it is read anew."""
+def _queries(path: str, fingerprint: str) -> dict[str, str]:
     return {query_id: text for query_id, text in read_texts(path).items() if text.strip()}
 
 
 @lru_cache(maxsize=1)
-def query_table(path: str, fingerprint: str) -> pl.DataFrame:
-    """The same as a table (query_id, query)."""
-    texts = queries(path, fingerprint)
+def _query_table(path: str, fingerprint: str) -> pl.DataFrame:
+    texts = _queries(path, fingerprint)
     columns = {"query_id": list(texts), "query": list(texts.values())}
     return pl.DataFrame(columns, schema={"query_id": pl.String, "query": pl.String})
+
+
+@lru_cache(maxsize=1)
+def _passage_ids(documents: Documents) -> pl.Series:
+    return pl.Series("doc_id", documents.ids, pl.String)
