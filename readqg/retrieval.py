@@ -97,6 +97,15 @@ class Bm25:
             results = [(doc_id, score) for doc_id, score in results if doc_id != query_id]
         return results[: self._settings.top_k]
 
+    def rank_of(self, doc_id: str, text: str) -> int:
+        """The place of one document for a query: 1 + the number of documents that score higher; the last place where it
+        shares no word with the query. Raises `InputError` for an unknown document."""
+        row = pc.index(self._ids, doc_id).as_py()
+        if row < 0:
+            raise InputError(f"document {doc_id!r} is not in the index.")
+        scores = self._scores(text)
+        return 1 + int((scores > scores[row]).sum()) if scores[row] > 0 else len(self._ids)
+
     def warn_of_own_ids(self, query_ids: Iterable[str]) -> None:
         """Warn where queries have the ids of documents and `drop_self` is off: are they the documents themselves?"""
         asked = _strings(list(query_ids), "query_id")

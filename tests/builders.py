@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    BertModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -49,6 +50,19 @@ def tiny_cross_encoder(folder: Path, max_positions: int = 64, seed: int = 0) -> 
     )
     torch.manual_seed(seed)
     BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_bi_encoder(folder: Path, max_positions: int = 64, seed: int = 0) -> Path:
+    """A BERT encoder of two layers whose vectors differ from text to text; pooling is the caller's."""
+    tokenizer = bert_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=max_positions, initializer_range=0.3,
+    )
+    torch.manual_seed(seed)
+    BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -93,11 +93,19 @@ class Documents:
         return self.rows
 
     def __contains__(self, doc_id: str) -> bool:
-        return self._row(doc_id) is not None
+        return self.row(doc_id) is not None
 
     def __iter__(self) -> Iterator[dict[str, str]]:
         for part in range(len(self._starts) - 1):
             yield from self._read(part).to_pylist()
+
+    def read(self, start: int, stop: int) -> pa.Table:
+        """Rows `start` to `stop` (exclusive): doc_id, title, text."""
+        tables = []
+        for part, (low, high) in enumerate(pairwise(self._starts)):
+            if max(start, low) < min(stop, high):
+                tables.append(self._read(part).slice(max(start - low, 0), min(stop, high) - max(start, low)))
+        return pa.concat_tables(tables) if tables else SCHEMAS["documents"].empty_table()
 
     def texts(self, ids: Sequence[str]) -> list[str]:
         """Title + " " + text of each document, in the order of `ids`. Raises `InputError` for unknown ids."""
@@ -107,7 +115,7 @@ class Documents:
 
     def table(self, ids: Sequence[str]) -> pa.Table:
         """The rows (doc_id, title, text) of `ids`, in their order. Raises `InputError` for unknown ids."""
-        rows = [self._row(i) for i in ids]
+        rows = [self.row(i) for i in ids]
         unknown = [i for i, row in zip(ids, rows, strict=True) if row is None]
         if unknown:
             more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
@@ -129,7 +137,8 @@ class Documents:
         """Rows sorted by id: Arrow sorts strings by code point, as Python compares them. A dict would take ten times the room."""
         return pc.sort_indices(self._ids).to_numpy()
 
-    def _row(self, doc_id: str) -> int | None:
+    def row(self, doc_id: str) -> int | None:
+        """The number of a document's row, from 0 in corpus order; None for an unknown id."""
         at = bisect_left(self._order, doc_id, key=lambda row: self._ids[int(row)].as_py())
         if at == self.rows or self._ids[int(self._order[at])].as_py() != doc_id:
             return None
