@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from readqg.crossencoder import CrossEncoderScorer, PairTokenizer, load_model, load_tokenizer
+from readqg.crossencoder import CrossEncoderScorer, EncodedPairs, PairTokenizer, load_model, load_tokenizer
 from readqg.errors import ModelError
 from tests.builders import WORDS, bert_tokenizer, tiny_cross_encoder
 
@@ -169,6 +170,18 @@ def test_what_is_not_a_number_is_passed_on(tmp_path):
     with torch.no_grad():
         scorer.model.bert.embeddings.word_embeddings.weight[scorer.tokenize.tokenizer.convert_tokens_to_ids("shock")] = torch.nan
     assert np.isnan(scorer.score([("flow", "heat"), ("flow", "shock")])).tolist() == [False, True]
+
+
+def test_tokenised_pairs_travel_in_a_table_whole_sliced_or_none(tmp_path):
+    tokenize = PairTokenizer(str(tiny_cross_encoder(tmp_path)), 60)
+    encoded = tokenize(PAIRS)
+    table = pa.table(dict(zip(("ids", "types"), encoded.to_arrow(), strict=True)))
+    for start, stop in [(0, len(PAIRS)), (2, 5), (3, 3)]:
+        columns = table.slice(start, stop - start).columns
+        back = EncodedPairs.from_arrow(*(column.combine_chunks() for column in columns))
+        assert [ids.tolist() for ids in back.input_ids] == [ids.tolist() for ids in encoded.input_ids[start:stop]]
+        assert [types.tolist() for types in back.type_ids] == [types.tolist() for types in encoded.type_ids[start:stop]]
+    assert [len(column) for column in tokenize([]).to_arrow()] == [0, 0]
 
 
 def test_equal_pairs_score_equally_wherever_they_stand(tmp_path):
