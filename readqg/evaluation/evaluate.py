@@ -40,11 +40,12 @@ def evaluate_command(config: EvaluateConfig) -> dict[str, Any]:
     return summary
 
 
-def _asked(qrels: dict[str, dict[str, int]], paths: list[str]) -> dict[str, dict[str, int]]:
+def _asked(judgments: dict[str, dict[str, int]], paths: list[str]) -> dict[str, dict[str, int]]:
     """The judgments of the queries that every run was asked, as far as its folder says."""
+    qrels = judgments
     for asked in filter(None, map(read_queries_beside, paths)):
         qrels = {query_id: qrels[query_id] for query_id in asked if query_id in qrels}
-    return qrels
+    return qrels or judgments
 
 
 def _measured(qrels: Qrels, run: Run, path: str, config: EvaluateConfig) -> dict[str, Any]:

@@ -74,6 +74,10 @@ def test_a_run_of_another_collection_is_refused(files):
         command(files, run="strange.trec")
     with pytest.raises(InputError, match=r"strange\.trec"):
         command(files, against="strange.trec")
+    write_queries_beside(files, ["x1"])
+    (files / "strange.trec").rename(files / "_run.trec")
+    with pytest.raises(InputError, match="share no query .one has 'x1', the other 'q0'"):
+        command(files, run="_run.trec")
 
 
 def test_a_missing_run_and_missing_judgments_are_refused(files):
