@@ -76,7 +76,7 @@ def test_a_run_of_another_collection_is_refused(files):
         command(files, against="strange.trec")
     write_queries_beside(files, ["x1"])
     (files / "strange.trec").rename(files / "_run.trec")
-    with pytest.raises(InputError, match="share no query .one has 'x1', the other 'q0'"):
+    with pytest.raises(InputError, match=r"share no query .one has 'x1', the other 'q0'"):
         command(files, run="_run.trec")
 
 
