@@ -90,10 +90,9 @@ def rank(config: c.RankConfig) -> Summary:
 def quality(config: c.QualityConfig) -> Summary:
     """How good generated queries are: diversity, relevancy, round trips, control."""
     from readqg.engine import data
-    from readqg.evaluation.quality import QualityStage, summarise_quality
+    from readqg.evaluation.quality import measure_quality
 
-    data.run(QualityStage(config), config)
-    return summarise_quality(Path(config.out))
+    return measure_quality(config, lambda stage, folder: data.run_into(stage, folder, config.compute))
 
 
 def evaluate(config: c.EvaluateConfig) -> Summary:

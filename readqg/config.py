@@ -317,6 +317,10 @@ class QualityConfig(QualitySettings):
     queries: Location
     documents: Location
     out: Location
+    teacher: OptionalLocation = None
+    start: OptionalLocation = None
+    """The model whose labels trained the generator, and the re-ranker's start: a judge that is one of them is labelled
+    self-judged."""
     compute: Compute = Compute()
 
 

@@ -97,6 +97,7 @@ def run(config: c.RunConfig) -> dict[str, Any]:
                             "queries": str(out / "queries"),
                             "documents": str(out / "corpus" / "documents"),
                             "out": str(out / "quality"),
+                            "start": config.start,
                         },
                     )
                 )

@@ -50,12 +50,10 @@ _LEAST_RELEVANCES = 3
 Query = dict[str, Any]
 
 
-def measure_quality(
-    config: QualityConfig, run: Callable[[ShardStage, OutputFolder], Any], roles: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def measure_quality(config: QualityConfig, run: Callable[[ShardStage, OutputFolder], Any]) -> dict[str, Any]:
     """Embed the corpus (where there is an encoder), measure the queries, and return `summarise_quality` of it.
 
-    `run` does a stage's missing shards into a folder; `roles` as in `summarise_quality`."""
+    `run` does a stage's missing shards into a folder."""
     stage = QualityStage(config)
     folder = OutputFolder.begin(config.out, stage.name, identity(config), stage.inputs(), stage.models())
     if not folder.done:
@@ -64,7 +62,8 @@ def measure_quality(
             place = embeddings_folder(config.out)
             run(embed, OutputFolder.begin(place, embed.name, embed.settings(), embed.inputs(), embed.models()))
         run(stage, folder)
-    return summarise_quality(config.out, roles)
+    roles = {"teacher": config.teacher, "start": config.start}
+    return summarise_quality(config.out, {role: name for role, name in roles.items() if name is not None})
 
 
 def angular_diversity(embeddings: Any) -> float:
@@ -165,11 +164,11 @@ class QualityStage(ShardStage):
 
     def _row(self, document: dict[str, Any], judged: Mapping[tuple[str, str], float], vectors: Mapping[str, np.ndarray]) -> Query:
         doc_id, queries = document["doc_id"], document["queries"]
-        error = _why_not(document, [judged.get((q["query"], document["text"]), 0.0) for q in queries])
+        for query in queries:
+            query["judged"] = judged.get((query["query"], document["text"]))
+        error = _why_not(document, vectors)
         if error:
             return {"doc_id": doc_id, "error": error}
-        for query in queries:
-            query["judged"] = judged[query["query"], document["text"]]
         row = {"doc_id": doc_id, "n_queries": len(queries), "distinct": len({q["query"] for q in queries}) / len(queries)}
         row |= {"diversity": _diversity(queries, vectors), "control": _control(queries)}
         for side, relevance in (("plus", POSITIVE), ("minus", NEGATIVE)):
@@ -177,8 +176,8 @@ class QualityStage(ShardStage):
             row[f"query_{side}"] = own[0]["query"] if own else None
             row[f"rel_{side}"] = _mean([q["judged"] for q in own])
             row[f"bm25_rank_{side}"] = _mean([self._bm25.rank_of(doc_id, q["query"]) for q in own])
-            if self._corpus is not None:
-                at = self.documents.row(doc_id)
+            at = self.documents.row(doc_id)
+            if self._corpus is not None and at is not None:
                 row[f"encoder_rank_{side}"] = _mean([self._corpus.rank_of(at, vectors[q["query"]]) for q in own])
         if row["rel_plus"] is not None and row["rel_minus"] is not None:
             row["delta"] = row["rel_plus"] - row["rel_minus"]
@@ -200,13 +199,18 @@ def _document(group: list[dict[str, Any]], texts: Mapping[str, str]) -> dict[str
     return {"doc_id": doc_id, "text": texts.get(doc_id), "queries": written, "why_none": None if written else failed}
 
 
-def _why_not(document: dict[str, Any], judged: list[float]) -> str | None:
+def _why_not(document: dict[str, Any], vectors: Mapping[str, np.ndarray]) -> str | None:
+    """Why a document cannot be measured; None where it can."""
+    queries = document["queries"]
     if document["text"] is None:
         return f"document {document['doc_id']!r} is not among the documents"
-    if not document["queries"]:
+    if not queries:
         return f"no query: {document['why_none']}"
-    broken = [p for p in judged if not np.isfinite(p)]
-    return f"the judge's probability is {broken[0]} for {len(broken)} of {len(judged)} queries" if broken else None
+    broken = [q["judged"] for q in queries if not np.isfinite(q["judged"])]
+    if broken:
+        return f"the judge's probability is {broken[0]} for {len(broken)} of {len(queries)} queries"
+    count = sum(not np.isfinite(vectors[q["query"]]).all() for q in queries) if vectors else 0
+    return f"the encoder's vector is not finite for {count} of {len(queries)} queries" if count else None
 
 
 def _diversity(queries: list[Query], vectors: Mapping[str, np.ndarray]) -> float | None:
