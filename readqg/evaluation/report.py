@@ -73,7 +73,8 @@ def _difference(values: dict[str, dict[str, float]], of: str, against: str) -> d
 
 def _verdict(summary: dict[str, Any], measures: list[str]) -> tuple[str, str]:
     found = summary["evaluation"]
-    use = "Use the tuned model." if summary["guard"]["use"] == "tuned" else "Keep the start: the tuned model is not better on held-out documents."
+    keep = "Keep the start: the tuned model is not better on held-out documents."
+    use = "Use the tuned model." if summary["guard"]["use"] == "tuned" else keep
     if not found:
         return use, "The corpus has no judged queries, so this rests on held-out synthetic queries alone."
     d = found["differences"][0]
@@ -104,7 +105,8 @@ def _charts(out: Path, found: dict[str, Any] | None, measures: list[str], log: l
     if steps:
         xs = [line["step"] for line in steps]
         parts = [(name, xs, [line[name] for line in steps]) for name in ("loss", "bce", "mr") if all(name in line for line in steps)]
-        drawn["loss"] = charts.lines(parts, "step", "loss", f"Training loss, {steps[0]['loss']:.2f} at first, {steps[-1]['loss']:.2f} at last")
+        alt = f"Training loss, {steps[0]['loss']:.2f} at first, {steps[-1]['loss']:.2f} at last"
+        drawn["loss"] = charts.lines(parts, "step", "loss", alt)
     if checks:
         ys = [100 * line["validation"]["score"] for line in checks]
         drawn["validation"] = charts.lines(
@@ -112,14 +114,16 @@ def _charts(out: Path, found: dict[str, Any] | None, measures: list[str], log: l
             f"Held-out nDCG@10, {ys[0]:.1f} before training, {ys[-1]:.1f} after")
     if found:
         rows = [(LABELS[n], 100 * found["runs"][n][measures[0]], *(100 * v for v in found["intervals"][n])) for n in RUNS]
-        drawn["intervals"] = charts.intervals(rows, f"{measures[0]} × 100", "; ".join(f"{n} {m:.1f} ({a:.1f} to {b:.1f})" for n, m, a, b in rows))
+        alt = "; ".join(f"{name} {mean:.1f} ({low:.1f} to {high:.1f})" for name, mean, low, high in rows)
+        drawn["intervals"] = charts.intervals(rows, f"{measures[0]} × 100", alt)
         deltas = [100 * (q["tuned"] - q["start"]) for q in found["per_query"].values()]
         d = found["differences"][0]
-        drawn["differences"] = charts.differences(
-            deltas, "queries, best first", f"Δ {measures[0]} × 100", f"{d['better']} queries better, {d['equal']} equal, {d['worse']} worse")
+        alt = f"{d['better']} queries better, {d['equal']} equal, {d['worse']} worse"
+        drawn["differences"] = charts.differences(deltas, "queries, best first", f"Δ {measures[0]} × 100", alt)
         scores = {n: [s for docs in runs.read_run(out / n).values() for s in docs.values()] for n in ("start", "tuned")}
         if all(scores.values()):
-            drawn["scores"] = charts.histogram([(LABELS[n], v) for n, v in scores.items()], "logit", "Distribution of scores before and after")
+            series = [(LABELS[n], v) for n, v in scores.items()]
+            drawn["scores"] = charts.histogram(series, "logit", "Distribution of scores before and after")
     return drawn
 
 
