@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from readqg.errors import InputError
@@ -38,6 +38,7 @@ ids = st.integers(-(10**20), 10**20) | st.text(max_size=300)
 score_sets = st.dictionaries(ids, st.dictionaries(ids, st.floats(allow_nan=False) | st.integers(-70000, 70000)))
 
 
+@settings(deadline=None)
 @given(score_sets, st.integers(2, pickle.HIGHEST_PROTOCOL))
 def test_what_was_pickled_comes_out_whatever_the_protocol(scores, protocol):
     assert dict(read(pickle.dumps(scores, protocol=protocol))) == scores
@@ -100,6 +101,7 @@ one_byte_changed = st.builds(lambda at, byte: SOUND[:at] + bytes([byte]) + SOUND
                              st.integers(0, 255))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | one_byte_changed)
 def test_damaged_bytes_never_raise_anything_but_an_input_error(content):
     try:

@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from readqg.labeling.rules import AUTHORS_STORED_A_SIDE, choose
@@ -108,6 +108,7 @@ passages = st.dictionaries(st.sampled_from(["p", "q", "r", "s"]),
                            st.dictionaries(st.integers(0, 40).map(str), scores, min_size=1, max_size=30), min_size=1)
 
 
+@settings(deadline=None)
 @given(passages, st.sampled_from(RULES), st.integers(1, 5))
 def test_every_rule_holds_for_any_scores(given_passages, rule, m):
     kept, dropped = chosen_of(given_passages, rule, m)
@@ -137,6 +138,7 @@ def test_every_rule_holds_for_any_scores(given_passages, rule, m):
             assert kept[doc_id][0][0][2] == 1.0 and kept[doc_id][1][0][2] == 0.0, "both ends of the scale are always there"
 
 
+@settings(deadline=None)
 @given(passages, st.sampled_from(RULES), st.integers(1, 5), st.randoms(use_true_random=False))
 def test_the_order_of_the_rows_changes_nothing(given_passages, rule, m, random):
     rows = frame(given_passages)

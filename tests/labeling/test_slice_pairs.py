@@ -42,7 +42,8 @@ def expected_queries(scores, rule):
 @pytest.mark.parametrize("rule", sorted(KEPT))
 def test_pairs_of_the_slice_are_those_of_the_rule(shared, tmp_path, by_passage, rule):
     data = shared / "data/msmarco-v1-slice"
-    config = PairsConfig(scores=str(data / "scores.parquet"), queries=str(data), documents=str(data), out=str(tmp_path), rule=rule, m=M)
+    scores = str(data / "scores.parquet")
+    config = PairsConfig(scores=scores, queries=str(data), documents=str(data), out=str(tmp_path), rule=rule, m=M)
     summary = make_pairs(config, run_here)
     assert (summary["scored_pairs"], summary["passages"], summary["kept"]) == (138_598, 9345, KEPT[rule])
     rows = {row["doc_id"]: row for row in open_input(tmp_path).read().to_pylist()}
@@ -63,8 +64,9 @@ def test_labels_agree_with_the_teachers_scores(shared, tmp_path, by_passage):
     data = shared / "data/msmarco-v1-slice"
     chosen = {q: d for d in sorted(by_passage)[:400:10] for q in sorted(by_passage[d])[:1]}
     (tmp_path / "run.trec").write_text("".join(f"{q} Q0 {d} 1 1 x\n" for q, d in chosen.items()))
-    config = LabelConfig(candidates=str(tmp_path / "run.trec"), queries=str(data), documents=str(data), out=str(tmp_path / "scores"),
-                         model=str(shared / "models/ms-marco-MiniLM-L-12-v2"), max_length=256, compute=Compute(threads=1))
+    config = LabelConfig(
+        candidates=str(tmp_path / "run.trec"), queries=str(data), documents=str(data), out=str(tmp_path / "scores"),
+        model=str(shared / "models/ms-marco-MiniLM-L-12-v2"), max_length=256, compute=Compute(threads=1))
     stage = LabelStage(config)
     run_here(stage, OutputFolder.begin(config.out, stage.name, identity(config), stage.inputs(), stage.models()))
     rows = open_input(config.out).read().to_pylist()
