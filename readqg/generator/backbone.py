@@ -29,6 +29,7 @@ class Backbone:
 
     def __init__(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         self.lm = lm.eval().requires_grad_(False)
+        self.attention = lm.config._attn_implementation
         self.tokenizer = tokenizer
         self.name = name
         self.kind: Kind = "encoder-decoder" if lm.config.is_encoder_decoder else "decoder-only"

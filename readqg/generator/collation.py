@@ -66,8 +66,8 @@ class TrainingPairs:
         self.held_out = [row for row, doc_id in enumerate(ids) if doc_id in held_out]
         self.training = np.array([row for row, doc_id in enumerate(ids) if doc_id not in held_out], dtype=np.int64)
         if not len(self.training):
-            raise InputError(f"{folder.path} has {len(ids)} documents, of which {held_out_documents} are held out: none is left to train "
-                             "on. Give more pairs, or a smaller held_out_documents.")
+            raise InputError(f"{folder.path} has {len(ids)} documents, and {held_out_documents} are to be held out: none is left to "
+                             "train on. Give more pairs, or a smaller held_out_documents.")
 
     def rows_of_step(self, step: int, count: int) -> list[int]:
         """The `count` rows of a step. An epoch is a permutation of the training documents keyed by (seed, epoch)."""
@@ -109,7 +109,9 @@ def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=stable_hash(f"epoch {epoch}", seed))).permutation(size)
 
 
-def draw(side: Sequence[dict[str, Any]], settings: GeneratorSettings, extreme: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+def draw(
+    side: Sequence[dict[str, Any]], settings: GeneratorSettings, extreme: int, rng: np.random.Generator,
+) -> list[dict[str, Any]]:
     """The m queries of one side of a document for a step, by falling relevance; a short side repeats cyclically.
 
     Profile "paper": all of them; of a side stored longer (other rules store up to 10), m at even distances, both ends among
@@ -135,7 +137,7 @@ def collate(rows: Sequence[dict[str, Any]], generator: Generator, settings: Gene
     for place, row in enumerate(rows):
         if not row["positives"] or not row["negatives"]:
             raise InputError(f"Document {row['doc_id']!r} of the pairs has {len(row['positives'] or [])} positives and "
-                             f"{len(row['negatives'] or [])} negatives: both are needed. Make the pairs again with `readqg pairs`.")
+                             f"{len(row['negatives'] or [])} negatives: both are needed. Make the pairs with `readqg pairs`.")
         rng = np.random.Generator(np.random.Philox(key=stable_hash(f"{draw_key}/{row['doc_id']}", settings.seed)))
         chosen = [*draw(row["positives"], settings, 0, rng), *draw(row["negatives"], settings, -1, rng)]
         ids = generator.document_ids(row["text"], settings.document_tokens)

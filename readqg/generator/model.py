@@ -52,7 +52,7 @@ class Generator(nn.Module):
         self.dropout = dropout
         tail = [backbone.end_id] if self.kind == "encoder-decoder" else backbone.token_ids(prompts.facts.separator)
         if not tail:
-            raise ModelError("A decoder-only backbone needs a separator between document and query. Set one, such as '\\nQuestion:'.")
+            raise ModelError("A decoder-only backbone needs a separator between document and query, such as '\\nQuestion:'.")
         self._tail_ids = tail
 
     @classmethod
@@ -82,7 +82,11 @@ class Generator(nn.Module):
 
     def train(self, mode: bool = True) -> Generator:
         super().train(mode)
-        self.backbone.lm.train(mode and self.dropout)
+        lm = self.backbone.lm
+        lm.train(mode and self.dropout)
+        if self.device.type == "cpu":
+            # The fused attention is faster forward, but its backward pass takes four times as long as the plain one's (bf16).
+            lm.set_attn_implementation("eager" if mode else self.backbone.attention)
         return self
 
     def document_ids(self, text: str, max_tokens: int) -> list[int]:
@@ -104,8 +108,8 @@ class Generator(nn.Module):
         """The backbone's input: document_ids and document_mask (B, S), padded on either side, relevance (B,) in [0, 1] ->
         embeddings (B, P + S + n, H) in the backbone's precision and their mask (B, P + S + n) of 0 and 1.
 
-        P is the prompts' length and n the tail's: </s>, or the separator. Padding is moved to the right for an encoder, and to the
-        left for a decoder-only backbone, so that what is generated follows the separator. To decode:
+        P is the prompts' length and n the tail's: </s>, or the separator. Padding is moved to the right for an encoder, and to
+        the left for a decoder-only backbone, so that what is generated follows the separator. To decode:
         `backbone.lm.generate(inputs_embeds=embeddings, attention_mask=mask, ...)` (decoder-only; returns new tokens only), or
         `generate(encoder_outputs=BaseModelOutput(encode(...).states), attention_mask=mask, ...)` (encoder-decoder)."""
         rows, device = len(document_ids), self.device

@@ -119,12 +119,13 @@ class SoftPrompt(nn.Module):
             tensors = load_file(folder / _TENSORS)
             instruction, plus, minus = (tensors[name].float() for name in ("instruction", "plus", "minus"))
         except (OSError, SafetensorError, KeyError) as error:
-            raise ModelError(f"{folder / _TENSORS} cannot be read ({error}). Copy the prompts again, or train them again.") from error
+            raise ModelError(f"{folder / _TENSORS} cannot be read ({error}). Copy or train the prompts again.") from error
         hidden = facts.architecture["hidden_size"]
         wrong = {tuple(t.shape) for t in (instruction, plus, minus) if t.dim() != 2 or t.shape[1] != hidden}
         if wrong or plus.shape != minus.shape:
-            raise ModelError(f"{folder}: {_FACTS} says hidden size {hidden}, but {_TENSORS} holds shapes {tuple(instruction.shape)}, "
-                             f"{tuple(plus.shape)}, {tuple(minus.shape)}. The two files are not of one training: copy both again.")
+            shapes = [tuple(t.shape) for t in (instruction, plus, minus)]
+            raise ModelError(f"{folder}: {_FACTS} says hidden size {hidden}, but {_TENSORS} holds shapes {shapes}. "
+                             "The two files are not of one training: copy both again.")
         return cls(instruction, RelevancePrompt(plus, minus), facts)
 
     def check_fits(self, backbone: Backbone) -> None:
@@ -137,7 +138,7 @@ class SoftPrompt(nn.Module):
             raise ModelError(f"These prompts were trained for {trained.base_model} and do not fit {backbone.name} "
                              f"({'; '.join(differing)}). Give --backbone {trained.base_model}, or train prompts for this one.")
         if trained.base_fingerprint != backbone.fingerprint:
-            logger.warning("The prompts were trained on other weights of %s (fingerprint %s) than these of %s (%s): queries may be worse",
+            logger.warning("The prompts were trained on other weights (%s, fingerprint %s) than these (%s, %s): queries may be worse",
                            trained.base_model, trained.base_fingerprint, backbone.name, backbone.fingerprint)
 
 
@@ -150,7 +151,7 @@ def read_facts(folder: str | Path) -> PromptFacts:
         content = json.loads(path.read_text(encoding="utf-8"))
         return PromptFacts(**{name: content[name] for name in PromptFacts.__dataclass_fields__})
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is damaged ({type(error).__name__}: {error}). Copy the prompts again, or train them again.") from error
+        raise ModelError(f"{path} is damaged ({type(error).__name__}: {error}). Copy or train the prompts again.") from error
 
 
 def _filled(backbone: Backbone, ids: list[int], length: int) -> Tensor:

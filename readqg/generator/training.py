@@ -129,9 +129,10 @@ class GeneratorTraining(TrainStage):
 
     def _contrast(self, encoded: Encoded, pairs: PairBatch) -> Tensor:
         """Eq. 3 over the N sequences; twins, which were encoded once, count as often as they occur."""
-        pooled = pool(encoded.states, encoded.mask, profile=self.config.profile)[pairs.encoding]
-        groups = pairs.encoding if self.config.profile == "paper" else None
-        return self_contrastive_loss_from_pooled(pooled, temperature=self.config.temperature, profile=self.config.profile, groups=groups)
+        profile = self.config.profile
+        pooled = pool(encoded.states, encoded.mask, profile=profile)[pairs.encoding]
+        groups = pairs.encoding if profile == "paper" else None
+        return self_contrastive_loss_from_pooled(pooled, temperature=self.config.temperature, profile=profile, groups=groups)
 
     def _calibrate(self, forward: Tensor, reverse: Tensor, pairs: PairBatch) -> Tensor:
         """Eq. 4 on summed log-likelihoods, or on those a token; a length that is divided out already is not divided by again."""
@@ -139,4 +140,5 @@ class GeneratorTraining(TrainStage):
         s_forward, s_reverse, target_length = forward.sum(-1), reverse.sum(-1), pairs.labels.shape[1]
         if c.length_normalised:
             s_forward, s_reverse, target_length = s_forward / lengths, s_reverse / lengths[pairs.pair], 1
-        return calibration_loss(s_forward, s_reverse, pairs.is_positive, margin=c.margin, target_length=target_length, profile=c.profile)
+        return calibration_loss(
+            s_forward, s_reverse, pairs.is_positive, margin=c.margin, target_length=target_length, profile=c.profile)
