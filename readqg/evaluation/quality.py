@@ -63,7 +63,7 @@ def measure_quality(config: QualityConfig, run: Callable[[ShardStage, OutputFold
             run(embed, OutputFolder.begin(place, embed.name, embed.settings(), embed.inputs(), embed.models()))
         run(stage, folder)
     roles = {"teacher": config.teacher, "start": config.start}
-    return summarise_quality(config.out, {role: name for role, name in roles.items() if name is not None})
+    return summarise_quality(config.out, {role: name for role, name in roles.items() if name is not None}, config.judge)
 
 
 def angular_diversity(embeddings: Any) -> float:

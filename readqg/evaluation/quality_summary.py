@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ _TEXTS = ("query_plus", "query_minus")
 SELF_JUDGED = "self-judged"
 
 
-def summarise_quality(folder: str | Path, roles: Mapping[str, str] | None = None) -> dict[str, Any]:
+def summarise_quality(folder: str | Path, roles: Mapping[str, str] | None = None, judge: str | None = None) -> dict[str, Any]:
     """Means over the documents of a quality folder, each with the count of documents it is over (mean None where there is none).
 
     Ranks: mean reciprocal rank, and shares at 1 and within 10. `query_plus`, `query_minus`: the share of the corpus' first
     queries that differ from one another. `roles`: role -> model, such as {"teacher": ..., "start": ...}; where one of them
-    has the judge's weights, `label` is "self-judged" and `self_judged` names the roles. Raises `InputError` for an unfinished
-    folder."""
+    has the weights or the name of `judge`, `label` is "self-judged" and `self_judged` names the roles. Raises `InputError`
+    for an unfinished folder."""
     done = open_input(folder, (*_MEANS, *_RANKS, *_TEXTS, "error"))
     table = done.read()
     summary: dict[str, Any] = {"documents": table.num_rows, "errors": table.num_rows - table["error"].null_count}
@@ -36,7 +37,7 @@ def summarise_quality(folder: str | Path, roles: Mapping[str, str] | None = None
     for name in _TEXTS:
         texts = table[name].drop_null().to_pylist()
         summary[name] = {"distinct": len(set(texts)) / len(texts) if texts else None, "count": len(texts)}
-    summary["self_judged"] = _self_judged(Path(folder), roles or {})
+    summary["self_judged"] = _self_judged(Path(folder), roles or {}, judge)
     summary["label"] = SELF_JUDGED if summary["self_judged"] else None
     return summary
 
@@ -47,9 +48,15 @@ def _facts(table: pa.Table, name: str, **measures: Any) -> dict[str, float | int
     return {**facts, "count": len(values)}
 
 
-def _self_judged(folder: Path, roles: Mapping[str, str]) -> list[str]:
-    judge = read_json(folder / "_config.json")["models"]["judge"]
-    return [role for role, name in roles.items() if _fingerprint(name) == judge]
+def _self_judged(folder: Path, roles: Mapping[str, str], judge: str | None) -> list[str]:
+    """By name too: one model is about in several packagings (the hub's, a quantised one) with weights a little apart."""
+    weights = read_json(folder / "_config.json")["models"]["judge"]
+    return [role for role, name in roles.items() if (judge and _plain(name) == _plain(judge)) or _fingerprint(name) == weights]
+
+
+def _plain(name: str) -> str:
+    """The last part of a model's name or path, letters and digits alone: MiniLM-L12 and MiniLM-L-12 are one."""
+    return re.sub("[^a-z0-9]", "", Path(name).name.lower())
 
 
 def _fingerprint(name: str) -> str | None:

@@ -250,6 +250,8 @@ def test_the_summary_gives_means_with_counts_and_names_a_judge_that_judges_itsel
     assert summary["query_plus"] == {"distinct": pytest.approx(2 / 3), "count": 3}
     assert (summary["label"], summary["self_judged"]) == ("self-judged", ["start"])
     assert summarise_quality(tmp_path / "quality")["label"] is None
+    packaged = summarise_quality(tmp_path / "quality", {"teacher": "a/MiniLM-L12-v2", "start": "a/MiniLM-L6"}, "/b/MiniLM-L-12-v2")
+    assert packaged["self_judged"] == ["teacher"]
     json.dumps(summary)
 
 
