@@ -73,6 +73,19 @@ def test_equal_scores_stand_in_the_order_of_query_id():
     assert [q for q, _, _ in negatives] == ["b", "n"]
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_thousands_of_equal_scores_are_in_order_too(rule):
+    ids = [f"{i:05d}" for i in range(6000)]
+    scores = {q: 1.0 if i % 2 else -1.0 for i, q in enumerate(ids)}
+    positives, negatives = chosen_of({f"p{i}": dict(reversed(scores.items())) for i in range(4)}, rule, m=4)[0]["p3"]
+    if rule == "spread":  # places 0, 857, 1714 and 2571 of 3000, and as far from the other end
+        assert [q for q, _, _ in positives] == [ids[1::2][p] for p in (0, 857, 1714, 2571)]
+        return
+    count = 4 if rule == "paper" else AUTHORS_STORED_A_SIDE
+    assert [q for q, _, _ in positives] == ids[1::2][:count]
+    assert [q for q, _, _ in negatives] == ids[::2][:count]
+
+
 def test_passages_are_dropped_for_the_first_reason_that_fits():
     passages = {
         "few": {"a": 1.0, "b": -1.0, "c": -2.0},
