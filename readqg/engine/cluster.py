@@ -36,7 +36,7 @@ def connect(compute: Compute) -> Iterator[None]:
             _start_local()
         else:
             ray.init(address=compute.ray_address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises bare ones, too
         where = compute.ray_address or "this machine"
         raise RunError(
             f"Ray on {where} does not answer: {error}. Check --compute.ray-address, and RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH "

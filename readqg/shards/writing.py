@@ -152,6 +152,7 @@ class OutputFolder:
                 digests[name] = sha256_file(file)
                 target = self.path / name
                 target.parent.mkdir(parents=True, exist_ok=True)
+                file.chmod(0o644)  # libraries that write through a temporary file leave 0600
                 os.replace(file, target)
         return self._succeed({"files": digests, "fingerprint": fingerprint(digests), "facts": dict(facts or {})})
 
