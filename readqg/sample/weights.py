@@ -26,6 +26,8 @@ from readqg.sample import gguf_weights, onnx_weights
 
 logger = logging.getLogger("readqg")
 
+_STALE_TRY_S = 86_400.0
+
 
 @dataclass(frozen=True)
 class Source:
@@ -91,6 +93,7 @@ def _convert(source: Source, file: Path, target: Path) -> Path:
     started = time.monotonic()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
         made = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
         raise ModelError(f"{target.parent} cannot be written ({error}). Set XDG_CACHE_HOME to a folder that can.") from error
@@ -103,6 +106,13 @@ def _convert(source: Source, file: Path, target: Path) -> Path:
         shutil.rmtree(made, ignore_errors=True)
     logger.info("made %s in %.0f s", target, time.monotonic() - started)
     return target
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed processes left: tries that nobody can still be writing."""
+    for left in target.parent.glob(f".{target.name}.*"):
+        if time.time() - left.stat().st_mtime > _STALE_TRY_S:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _rename(made: Path, target: Path) -> None:
