@@ -8,6 +8,7 @@ as a key-value cache through which gradients flow.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,7 +168,9 @@ class Generator(nn.Module):
         lm = self.backbone.lm
         inputs = torch.cat([encoded.last[index], self.backbone.embed(labels[:, :-1].clamp(min=0))], dim=1)
         mask = torch.cat([encoded.prefix_mask[index], torch.ones_like(labels)], dim=1)
-        cache = DynamicCache([(layer.keys[index], layer.values[index]) for layer in encoded.cache.layers], config=lm.config)
+        cache = copy(encoded.cache)  # the tensors are shared, and replaced, not changed, by selecting and appending
+        cache.layers = [copy(layer) for layer in cache.layers]
+        cache.batch_select_indices(index)
         return lm(inputs_embeds=inputs, attention_mask=mask, position_ids=_positions(mask)[:, -labels.shape[1]:],
                   past_key_values=cache, use_cache=True).logits
 

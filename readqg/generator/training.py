@@ -81,11 +81,12 @@ class GeneratorTraining(TrainStage):
                 parts["mle"] = mle_loss_from_tokens(scores.forward, pairs.labels != IGNORED, pairs.is_positive, profile=c.profile)
             if scores.reverse is not None:
                 parts["cal"] = self._calibrate(scores.forward, scores.reverse, pairs)
+                gap = (scores.forward - scores.reverse).detach().sum(-1).mean()
         weights = {"mle": c.w_mle, "sc": c.w_sc, "cal": c.w_cal}
         total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         metrics = {name: float(part.detach()) for name, part in sorted(parts.items())}
         if "cal" in parts:
-            metrics["gap"] = float((scores.forward - scores.reverse).detach().sum(-1).mean())
+            metrics["gap"] = float(gap)
         return total, metrics
 
     @torch.no_grad()
