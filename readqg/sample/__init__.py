@@ -18,7 +18,7 @@ def prompts_folder() -> str:
 
     Raises `ModelError`, with the command that trains such prompts, where this copy of the package has none."""
     folder = _HERE / "prompts"
-    if not (folder / "_SUCCESS").exists():
+    if not (folder / "prompts.json").exists():
         raise ModelError(
             f"{folder}: this copy of the package holds no prompts. Train some and give them with --prompts OUT: "
             f"readqg train-generator --pairs PAIRS --out OUT --backbone {SMOLLM2}"
