@@ -158,7 +158,7 @@ score_rows = st.lists(st.tuples(*ids, st.sampled_from([-3.0, -2.0, -0.5, 0.0, 0.
                       min_size=1, max_size=60)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(rows=score_rows, rule=st.sampled_from(["paper", "authors", "spread"]), m=st.integers(1, 3), shard_rows=st.integers(1, 70),
        random=st.randoms(use_true_random=False))
 def test_neither_the_order_nor_the_sharding_of_the_scores_changes_a_row(tmp_path_factory, rows, rule, m, shard_rows, random):
