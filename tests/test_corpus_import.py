@@ -289,8 +289,11 @@ def test_a_file_that_may_not_be_read_is_said(unprivileged):
     folder, nobody = unprivileged
     path = write_lines(folder / "corpus.jsonl", documents(3))
     path.chmod(0)
+    (folder / "out").mkdir(mode=0o777)
     with nobody(), pytest.raises(InputError, match=r"corpus\.jsonl: no permission to read it"):
         Documents.open(path)
+    with nobody(), pytest.raises(InputError, match=r"corpus\.jsonl: no permission to read it"):
+        import_corpus(ImportConfig(source=str(path), out=str(folder / "out")))
 
 
 def test_an_output_folder_that_may_not_be_written_is_said(unprivileged):

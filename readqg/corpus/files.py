@@ -2,20 +2,14 @@
 
 Nothing here knows what a document is. A line that cannot be read comes out as a `Line` with a reason, so that the caller may
 set it aside and go on; what makes the whole file unreadable raises `InputError`.
-
-A gzip file is known by its first two bytes, not by its name. It is refused when it inflates like a bomb: text shrinks 3 to 10
-times, never 200 times over a hundred megabytes.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import itertools
 import json
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,13 +19,10 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from readqg.corpus.opening import MAX_LINE_BYTES, Inflated, bounded_lines, opened
 from readqg.errors import InputError
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-_GZIP_MAGIC = b"\x1f\x8b"
-_BOMB_RATIO = 200
-_BOMB_FLOOR_BYTES = 100 << 20
-_MAX_LINE_BYTES = 64 << 20
 _PARQUET_BATCH_ROWS = 512
 _TSV_LINES_IN_QUOTES = 200
 _EXCERPT_CHARS = 200
@@ -85,68 +76,11 @@ def columns(path: Path) -> list[str] | None:
     return next(csv.reader([first], delimiter="\t" if suffix == ".tsv" else ","), [])
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """The bytes of a file, inflated where it is gzipped."""
-    with looking_at(path), path.open("rb") as raw:
-        gzipped = raw.read(2) == _GZIP_MAGIC
-        raw.seek(0)
-        yield cast(BinaryIO, io.BufferedReader(_Inflated(raw, path), 1 << 20)) if gzipped else raw
-
-
-@contextmanager
-def looking_at(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusals into an `InputError` that says what to do."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder; a file was expected.") from None
-    except PermissionError:
-        raise InputError(f"{path}: no permission to read it. Mend its rights (chmod +r) or copy it elsewhere.") from None
-
-
-class _Inflated(io.RawIOBase):
-    def __init__(self, raw: BinaryIO, path: Path) -> None:
-        self._raw, self._path, self._gzip, self._bytes = raw, path, gzip.GzipFile(fileobj=raw), 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            chunk = self._gzip.read(len(buffer))
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{self._path}: the gzip file is damaged or cut off after {self._bytes:,} bytes of content "
-                             f"({error}). Fetch or compress it again.") from None
-        self._bytes += len(chunk)
-        if self._bytes > _BOMB_FLOOR_BYTES and self._bytes > _BOMB_RATIO * self._raw.tell():
-            raise InputError(f"{self._path}: inflates more than {_BOMB_RATIO} times (stopped at {self._bytes:,} bytes): this is "
-                             "no text but a gzip bomb. If it is meant, give the inflated file.")
-        buffer[: len(chunk)] = chunk
-        return len(chunk)
-
-
-def _bounded(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """Numbered lines, ended by a newline byte alone; None for one that is longer than memory should hold."""
-    for number in itertools.count(1):
-        raw = file.readline(_MAX_LINE_BYTES)
-        if not raw:
-            return
-        if len(raw) < _MAX_LINE_BYTES or raw.endswith(b"\n"):
-            yield number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-            continue
-        while (rest := file.readline(_MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-            pass
-        yield number, None
-
-
 def _json_lines(path: Path) -> Iterator[Line]:
     with opened(path) as file:
-        for number, raw in _bounded(file):
+        for number, raw in bounded_lines(file):
             if raw is None:
-                yield Line(number, None, f"the line is longer than {_MAX_LINE_BYTES:,} bytes")
+                yield Line(number, None, f"the line is longer than {MAX_LINE_BYTES:,} bytes")
             elif raw.strip():
                 yield _json_line(number, raw)
 
@@ -168,9 +102,9 @@ def _json_line(number: int, raw: bytes) -> Line:
 
 def _text_lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
     """Bytes that are no UTF-8 become lone surrogates, which UTF-8 itself cannot hold: `_record` knows them by that."""
-    for number, raw in _bounded(file):
+    for number, raw in bounded_lines(file):
         if raw is None:
-            raise InputError(f"{path}, line {number}: longer than {_MAX_LINE_BYTES:,} bytes. Is it a text file?")
+            raise InputError(f"{path}, line {number}: longer than {MAX_LINE_BYTES:,} bytes. Is it a text file?")
         yield number, raw.decode("utf-8", "surrogateescape")
 
 
@@ -187,7 +121,7 @@ def _record(number: int, header: list[str], values: list[str]) -> Line:
 
 
 def _csv_records(path: Path) -> Iterator[Line]:
-    csv.field_size_limit(_MAX_LINE_BYTES)
+    csv.field_size_limit(MAX_LINE_BYTES)
     with opened(path) as file:
         reader = csv.reader((text for _, text in _text_lines(path, file)), strict=True)
         header: list[str] = []
@@ -268,7 +202,7 @@ def _qrels(path: Path) -> Iterator[Line]:
 @contextmanager
 def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
     with opened(path) as file, tempfile.TemporaryFile() as whole:
-        if isinstance(file, io.BufferedReader) and isinstance(file.raw, _Inflated):
+        if isinstance(file, io.BufferedReader) and isinstance(file.raw, Inflated):
             while chunk := file.read(1 << 20):
                 whole.write(chunk)
             whole.seek(0)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from readqg.corpus.files import SUFFIXES, looking_at
+from readqg.corpus.files import SUFFIXES
+from readqg.corpus.opening import looking_at
 from readqg.corpus.rows import Kind
 from readqg.errors import InputError
 from readqg.shards import open_input, sha256_file
@@ -24,7 +25,8 @@ class Source:
 
     def fingerprint(self) -> str:
         """Identifies the content."""
-        return open_input(self.path).fingerprint if self.imported else sha256_file(self.path)
+        with looking_at(self.path):
+            return open_input(self.path).fingerprint if self.imported else sha256_file(self.path)
 
 
 def locate(path: str | Path, kind: Kind, split: str = "test") -> Source:
