@@ -85,8 +85,8 @@ class Generator(nn.Module):
         super().train(mode)
         lm = self.backbone.lm
         lm.train(mode and self.dropout)
-        if self.device.type == "cpu":
-            # The fused attention is faster forward, but its backward pass takes four times as long as the plain one's (bf16).
+        if self.device.type == "cpu" and self.backbone.dtype == torch.bfloat16:
+            # There the fused attention is faster forward, but its backward pass takes four times as long as the plain one's.
             lm.set_attn_implementation("eager" if mode else self.backbone.attention)
         return self
 
