@@ -204,20 +204,18 @@ def test_a_folder_begun_with_other_prompts_is_refused(documents: Path, prompts: 
 
 
 @pytest.mark.real
-def test_real_weights_write_readable_queries_twice_the_same(shared: Path, tmp_path: Path) -> None:
+def test_the_packages_own_prompts_write_readable_queries_twice_the_same(shared: Path, tmp_path: Path) -> None:
     try:
-        backbone = models.resolve(SMOLLM2)
+        models.resolve(SMOLLM2)
     except ModelError as error:
         pytest.skip(str(error))
     lines = (shared / "data" / "scifact" / "corpus.jsonl").read_text().splitlines()[:6]
     (tmp_path / "corpus.jsonl").write_text("\n".join(lines) + "\n")
     asked = {"source": str(tmp_path / "corpus.jsonl"), "out": str(tmp_path / "in"), "kind": "documents"}
     import_corpus(make(ImportConfig, asked))
-    settings = GeneratorSettings(instruction="Write a question that this text answers:")
-    folder = tmp_path / "prompts"
-    folder.mkdir()
-    SoftPrompt.initial(Backbone.load(backbone), settings).save(folder)
-    stage = GenerateStage(config(tmp_path / "in" / "documents", folder, max_new_tokens=24, document_tokens=128))
+    small = {"max_new_tokens": 24, "document_tokens": 128, "compute": {"device": "cpu"}}
+    stage = GenerateStage(make(GenerateConfig, {"documents": str(tmp_path / "in" / "documents"), "out": "unused", **small}))
+    assert stage.backbone == SMOLLM2
     first = rows(stage)
     assert rows(stage) == first
     written = [row["query"] for row in first if not row["error"]]
