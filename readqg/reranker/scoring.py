@@ -43,7 +43,7 @@ class TrainingScorer:
         forward = self._forward(model, encoded, rows)
         lengths = [len(encoded.input_ids[row]) for row in rows]
         batches = token_batches(lengths, self.batch_tokens)
-        with self._autocast(model):
+        with self._autocast(model), _attention_for_dropout(model):
             logits = torch.cat([forward(batch) for batch in batches])
         back = np.argsort([index for batch in batches for index in batch])
         return logits[torch.from_numpy(back).to(logits.device)]
@@ -77,3 +77,17 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+@contextmanager
+def _attention_for_dropout(model: Any) -> Iterator[None]:
+    """On CPU, PyTorch's fused attention knows no dropout and falls back to float32 products; the plain one stays in bfloat16,
+    which takes a quarter off the pass. Without dropout the fused one is twice as fast."""
+    if next(model.parameters()).device.type != "cpu" or model.config._attn_implementation != "sdpa":
+        yield
+        return
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation("sdpa")

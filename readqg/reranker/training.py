@@ -59,7 +59,9 @@ class RerankerTraining(TrainStage):
         self.config = config
         self.seed = config.seed
         self.queries = open_input(config.queries, QUERY_COLUMNS)
-        self.documents = Documents.open(config.documents)
+        # Workers may run in another working directory.
+        self.documents = Documents.open(Path(config.documents).absolute())
+        self._start = str(Path(config.start).absolute()) if Path(config.start).is_dir() else config.start
         self._models = {"start": models.fingerprint(config.start)}
         examples, self.counts = read_examples(self.queries, with_negatives=config.w_mr > 0)
         self._check(examples.doc_ids)
@@ -94,7 +96,7 @@ class RerankerTraining(TrainStage):
 
     @cached_property
     def _scorer(self) -> TrainingScorer:
-        tokenize = PairTokenizer(models.resolve(self.config.start), self.config.max_length)
+        tokenize = PairTokenizer(models.resolve(self._start), self.config.max_length)
         return TrainingScorer(tokenize, self.config.batch_tokens, self._placement[1])
 
     @cached_property
@@ -106,7 +108,7 @@ class RerankerTraining(TrainStage):
 
     def build(self) -> Any:
         """The start, in float32, in training mode."""
-        model = load_model(models.resolve(self.config.start), self._placement[0])
+        model = load_model(models.resolve(self._start), self._placement[0])
         keep_head_in_float32(model)
         return model.train()
 

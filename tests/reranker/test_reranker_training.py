@@ -98,6 +98,7 @@ def test_the_gradient_runs_with_dropout_on(tmp_path):
     assert stage.loss(model, batch)[0].item() != first
     torch.manual_seed(0)
     assert stage.loss(model, batch)[0].item() == first
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_under_bfloat16_the_head_computes_in_float32_on_float32_weights(tmp_path):
@@ -142,10 +143,16 @@ def test_duplicates_in_a_batch_are_counted(tmp_path):
     assert stage.counts["repeated_positives"] == 1
 
 
-def test_a_step_is_the_same_in_another_process(tmp_path):
-    stage = RerankerTraining(reranker_config(tmp_path))
-    here = stage.batch(5)
-    there = pickle.loads(pickle.dumps(stage)).batch(5)
+def test_a_step_is_the_same_in_another_process_and_directory(tmp_path, monkeypatch):
+    paths = {name: name for name in ("queries", "documents", "start", "out")}
+    monkeypatch.chdir(tmp_path)
+    stage = RerankerTraining(reranker_config(tmp_path, **paths))
+    here, pickled = stage.batch(5), pickle.dumps(stage)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    worker = pickle.loads(pickled)
+    there = worker.batch(5)
+    assert worker.validate(worker.build())["score"] >= 0
     assert [ids.tolist() for ids in here.encoded.input_ids] == [ids.tolist() for ids in there.encoded.input_ids]
 
 
