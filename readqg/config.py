@@ -387,8 +387,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "RunConfig": {
             "max_documents": 64,
             "max_queries": 20,
-            "generate": {"document_tokens": 128, "max_new_tokens": 24},
-            "reranker": {"epochs": 1, "max_length": 192},
+            "generate": {"document_tokens": 128, "max_new_tokens": 24, "shard_rows": 16},
+            "reranker": {"epochs": 1, "max_length": 192, "held_out_share": 0.25},
             "retrieve": {"top_k": 30},
             "rank": {"max_length": 256},
         },
