@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.config import JsonDict
 
 from readqg.errors import ConfigError
 
@@ -34,7 +35,7 @@ def _placement(default: Any, **kwargs: Any) -> Any:
     return Field(default, json_schema_extra=_NO_IDENTITY, **kwargs)
 
 
-_NO_IDENTITY = {"identity": False}
+_NO_IDENTITY: JsonDict = {"identity": False}
 # A place or a model's name: the fingerprint of what lies there counts, not what it is called.
 Location = Annotated[str, Field(json_schema_extra=_NO_IDENTITY)]
 OptionalLocation = Annotated[str | None, Field(json_schema_extra=_NO_IDENTITY)]

@@ -98,7 +98,7 @@ def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing
     data = data.map_batches(_Commit(stage, folder), batch_size=1, batch_format="pyarrow", num_cpus=_STEP_CPUS)
     try:
         for batch in data.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-            for text in batch["receipt"].to_pylist():
+            for text in batch["receipt"].to_pylist():  # type: ignore[union-attr]
                 yield json.loads(text)
     except ray.exceptions.RayError as error:
         raise _explained(stage, error) from error
