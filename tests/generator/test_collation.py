@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from readqg.config import GeneratorSettings
@@ -54,6 +55,7 @@ def test_of_a_longer_side_paper_takes_both_ends_and_even_steps_between() -> None
     assert relevances(draw(side(0.1, 0.2), settings(m=1), -1, rng())) == [0.1]
 
 
+@hypothesis_settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 2**32), st.sampled_from([0, -1]))
 def test_authors_take_the_extreme_one_and_others_at_random(stored: int, m: int, key: int, extreme: int) -> None:
     queries = side(*(i / 20 for i in range(stored)))
