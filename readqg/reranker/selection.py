@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from readqg.corpus import Documents
 from readqg.errors import InputError
 from readqg.retrieval import bm25_run
 from readqg.runs import ranked
+from readqg.shards import stable_hash
 
 log = logging.getLogger("readqg")
 
@@ -83,9 +84,18 @@ class Validation:
     def score(self) -> float:
         return float(np.mean(list(self.ndcg.values())))
 
+    @property
+    def choice_score(self) -> float:
+        """The mean over the half of the documents, by a stable hash, that the weights are chosen by."""
+        return self.only(_for_choosing(self.ndcg)).score
+
+    def only(self, doc_ids: Collection[str]) -> Validation:
+        """This validation with no other documents' nDCG; spread and count stay those of all."""
+        return replace(self, ndcg={doc_id: value for doc_id, value in self.ndcg.items() if doc_id in doc_ids})
+
     def to_log(self) -> dict[str, Any]:
         """JSON-able; `score` is what the best weights are chosen by."""
-        return {"score": self.score, **asdict(self)}
+        return {"score": self.choice_score, **asdict(self)}
 
     @classmethod
     def from_log(cls, metrics: Mapping[str, Any]) -> Validation:
@@ -97,7 +107,7 @@ class Verdict:
     """Which model to use, and on what evidence. `before`, `after`, `difference`: mean nDCG@10 over the held-out documents;
     `interval`: 95 % bootstrap interval of the difference; `p_value`: one-sided paired randomisation test that it is above 0,
     which with few documents is the more honest of the two. `better`, `worse`: documents. `chosen_among`: validations that the
-    trained weights were the best of; they were chosen on these same documents, so all of it is somewhat flattering."""
+    trained weights were the best of; where there were several, one half of the held-out documents chose and the other judges."""
 
     use: Literal["start", "tuned"]
     reason: str
@@ -148,8 +158,12 @@ def verdict_from_log(lines: Sequence[Mapping[str, Any]]) -> Verdict:
     if not before:
         raise InputError("The training log has no validation of the start (step 0), so there is nothing to compare with. "
                          "Delete the folder and train again.")
-    best = max(reversed(after), key=lambda v: v.score) if after else before[0]
-    return guard(before[0], best, len(after))
+    best = max(reversed(after), key=lambda v: v.choice_score) if after else before[0]
+    if len(after) < 2:
+        return guard(before[0], best, len(after))
+    # Judged where it was chosen, even a useless training would look like a gain.
+    judging = before[0].ndcg.keys() - _for_choosing(before[0].ndcg) or before[0].ndcg.keys()
+    return guard(before[0].only(judging), best.only(judging), len(after))
 
 
 def guard(before: Validation, after: Validation, chosen_among: int = 1, seed: int = 0) -> Verdict:
@@ -165,6 +179,11 @@ def guard(before: Validation, after: Validation, chosen_among: int = 1, seed: in
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
     return Verdict(
         use, reason, before.score, after.score, difference, interval, p_value, better, worse, len(differences), chosen_among)
+
+
+def _for_choosing(doc_ids: Iterable[str]) -> set[str]:
+    """Every second document in the order of a stable hash."""
+    return set(sorted(doc_ids, key=stable_hash)[::2])
 
 
 def _evidence(differences: np.ndarray, rng: np.random.Generator) -> tuple[tuple[float, float], float]:
