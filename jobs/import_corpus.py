@@ -2,8 +2,7 @@
 
 One machine:  python -m jobs.import_corpus --source CORPUS --out OUT/corpus
 A cluster:    ray job submit --address http://127.0.0.1:8265 --working-dir . -- \\
-                  python -m jobs.import_corpus --source CORPUS --out OUT/corpus --compute.ray-address auto \\
-                  --compute.workers 8
+                  python -m jobs.import_corpus --source CORPUS --out OUT/corpus
 Tiny, on CPU: python -m jobs.import_corpus --source readqg/sample/corpus --out /tmp/readqg/corpus
 """
 

@@ -3,7 +3,7 @@
 One machine:  python -m jobs.retrieve --documents OUT/corpus/documents --queries OUT/corpus/queries --out OUT/bm25
 A cluster:    ray job submit --address http://127.0.0.1:8265 --working-dir . -- \\
                   python -m jobs.retrieve --documents OUT/corpus/documents --queries OUT/corpus/queries \\
-                  --out OUT/bm25 --compute.ray-address auto --compute.workers 8
+                  --out OUT/bm25
 Tiny, on CPU: python -m jobs.retrieve --documents /tmp/readqg/corpus/documents --queries /tmp/readqg/corpus/queries \\
                   --out /tmp/readqg/bm25 --max-queries 20
 """

@@ -25,7 +25,7 @@ def retrieve(config: c.RetrieveConfig) -> Summary:
 
     stage = retrieval.RetrieveStage(config)
     folder = OutputFolder.begin(config.out, stage.name, c.identity(config), stage.inputs(), stage.models())
-    success = local.run_here(stage, folder)
+    success = local.run_here(stage, folder, c.Compute().max_error_share)
     runs.write_trec_beside(folder.path, "bm25")
     runs.write_queries_beside(folder.path, stage.query_ids)
     return success
@@ -110,14 +110,17 @@ def verify(config: c.VerifyConfig) -> Summary:
     root = Path(config.folder)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder.")
-    folders = sorted({p.parent for p in root.rglob("_config.json") if "_tmp" not in p.parts and "_train" not in p.parts})
+    inside = [p.relative_to(root) for p in root.rglob("_config.json")]
+    folders = sorted(root / p.parent for p in inside if not {"_tmp", "_train"} & set(p.parts))
     if not folders:
         raise InputError(f"{root}: nothing in it was made by ReadQG (no _config.json).")
+    unfinished = [folder for folder in folders if not (folder / "_SUCCESS").exists()]
+    if unfinished:
+        raise FolderError("\n".join(f"{folder} is not finished." for folder in unfinished) + "\nGive the command that makes it again.")
     problems = [line for folder in folders for line in shards.verify(folder)]
     if problems:
         raise FolderError(
-            "\n".join(problems)
-            + "\nDelete the files named (and _SUCCESS beside them), then give the command that made them again."
+            "\n".join(problems) + "\nDelete the files named and _SUCCESS beside them, then give the command that made them again."
         )
     return {"folders": len(folders), "problems": 0}
 

@@ -8,9 +8,10 @@ it differs), `small` (a demonstration on a laptop).
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from readqg.errors import ConfigError
@@ -36,9 +37,18 @@ def _placement(default: Any, **kwargs: Any) -> Any:
 
 
 _NO_IDENTITY: JsonDict = {"identity": False}
+
+
+def _place(value: str | None) -> str | None:
+    """A path that exists made absolute, since workers have other working directories; a model's name as it is."""
+    if value is not None and "://" in value:
+        raise ValueError("object stores are not supported, only paths")
+    return str(Path(value).absolute()) if value and Path(value).exists() else value
+
+
 # A place or a model's name: the fingerprint of what lies there counts, not what it is called.
-Location = Annotated[str, Field(json_schema_extra=_NO_IDENTITY)]
-OptionalLocation = Annotated[str | None, Field(json_schema_extra=_NO_IDENTITY)]
+Location = Annotated[str, AfterValidator(_place), Field(json_schema_extra=_NO_IDENTITY)]
+OptionalLocation = Annotated[str | None, AfterValidator(_place), Field(json_schema_extra=_NO_IDENTITY)]
 
 
 def identity(config: BaseModel) -> dict[str, Any]:

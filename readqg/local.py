@@ -9,7 +9,7 @@ from readqg.shards import OutputFolder
 from readqg.stage import ShardStage, compute_shard
 
 
-def run_here(stage: ShardStage, folder: OutputFolder) -> dict[str, Any]:
+def run_here(stage: ShardStage, folder: OutputFolder, max_error_share: float = 1.0) -> dict[str, Any]:
     """Do the shards of `stage` that are not in `folder` yet, and return its `_SUCCESS`. The model is loaded once, and not
     at all where nothing is left to do."""
     missing = [] if folder.done else folder.missing(stage.total)
@@ -19,4 +19,4 @@ def run_here(stage: ShardStage, folder: OutputFolder) -> dict[str, Any]:
         begun = time.monotonic()
         result = compute_shard(stage, stage.prepare(stage.read(index)))
         folder.commit(index, stage.total, result, stage.row_groups(result.table), time.monotonic() - begun)
-    return folder.finish(stage.total)
+    return folder.finish(stage.total, max_error_share)

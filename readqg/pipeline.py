@@ -28,6 +28,7 @@ from readqg import config as c
 from readqg.engine import cluster
 from readqg.errors import ConfigError
 from readqg.progress import duration
+from readqg.shards import explained, write_whole
 
 log = logging.getLogger("readqg")
 
@@ -86,9 +87,10 @@ def run(config: c.RunConfig) -> dict[str, Any]:
             with clock.stage("rank"):
                 _rank(config, out, "start", config.start)
                 _rank(config, out, "tuned", str(out / "reranker"))
+        quality = None
         if config.quality is not None:
             with clock.stage("quality"):
-                api.quality(
+                quality = api.quality(
                     c.make(
                         c.QualityConfig,
                         config.quality.model_dump(),
@@ -102,7 +104,7 @@ def run(config: c.RunConfig) -> dict[str, Any]:
                     )
                 )
     with clock.stage("report"):
-        summary = _report(config, out, imported, clock)
+        summary = _report(config, out, imported, quality, clock)
     _table(summary)
     return summary
 
@@ -158,7 +160,9 @@ def _rank(config: c.RunConfig, out: Path, name: str, model: str) -> None:
     )
 
 
-def _report(config: c.RunConfig, out: Path, imported: dict[str, Any], clock: _Clock) -> dict[str, Any]:
+def _report(
+    config: c.RunConfig, out: Path, imported: dict[str, Any], quality: dict[str, Any] | None, clock: _Clock
+) -> dict[str, Any]:
     from readqg.evaluation import report
 
     summary = {
@@ -169,12 +173,13 @@ def _report(config: c.RunConfig, out: Path, imported: dict[str, Any], clock: _Cl
         "cut": _cuts(config),
         "guard": json.loads((out / "reranker" / "guard.json").read_text()),
         "evaluation": report.evaluation(out, MEASURES),
+        "quality": quality,
         "config": config.model_dump(mode="json"),
     }
     summary["use"] = str(out / "reranker") if summary["guard"]["use"] == "tuned" else config.start
     summary["report"] = str(out / "report.html")
-    (out / "summary.json").write_text(json.dumps(summary, indent=1, default=str))
-    (out / "report.html").write_text(report.html(out, summary))
+    write_whole(out / "summary.json", json.dumps(summary, indent=1, default=str))
+    write_whole(out / "report.html", report.html(out, summary))
     return summary
 
 
@@ -197,7 +202,8 @@ class _Clock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with explained(f"making {path.parent}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
         self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
 
     @contextmanager
@@ -208,7 +214,7 @@ class _Clock:
             yield
         finally:
             self.seconds[name] = round(before + time.monotonic() - began, 1)
-            self.path.write_text(json.dumps(self.seconds))
+            write_whole(self.path, json.dumps(self.seconds))
 
 
 def _table(summary: dict[str, Any]) -> None:

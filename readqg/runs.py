@@ -12,7 +12,6 @@ import io
 import json
 import logging
 import math
-import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +22,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from readqg.errors import InputError
-from readqg.shards import explained, open_input
+from readqg.shards import appearing, open_input, write_whole
 
 Run = dict[str, dict[str, float]]
 
@@ -80,7 +79,7 @@ def write_trec(path: str | Path, run: Mapping[str, Mapping[str, float]], tag: st
     The file appears whole or not at all. Raises `InputError` for an id that the format cannot hold (empty, with white
     space, or no valid Unicode), `FolderError` where the disk is full or may not be written."""
     path = Path(path)
-    with explained(f"writing {path}"), _appearing(path) as partial, _writer(partial, compressed=path.suffix == ".gz") as file:
+    with appearing(path) as partial, _writer(partial, compressed=path.suffix == ".gz") as file:
         for query_id, scores in run.items():
             _check_id(query_id, "query")
             for rank, (doc_id, score) in enumerate(ranked(scores), 1):
@@ -102,8 +101,7 @@ def write_trec_beside(folder: str | Path, tag: str) -> None:
 
 def write_queries_beside(folder: str | Path, query_ids: Iterable[str]) -> None:
     """Write `_queries.json` into a run folder: which queries were asked. Those without a result have no row to tell."""
-    with explained(f"writing {folder}/{QUERIES_FILE}"), _appearing(Path(folder) / QUERIES_FILE) as partial:
-        partial.write_text(json.dumps(list(query_ids)))
+    write_whole(Path(folder) / QUERIES_FILE, json.dumps(list(query_ids)))
 
 
 def read_queries_beside(run: str | Path) -> list[str] | None:
@@ -164,17 +162,6 @@ def _number(text: bytes, path: Path, line: int) -> float:
     if not math.isfinite(score):
         raise InputError(f"{path}, line {line}: the score (column 5) is {text.decode(errors='replace')!r}, not a finite number.")
     return score
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """A name to write to; what is written appears under `path` whole, or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -6,12 +6,15 @@ picklable objects made from a config class; heavy things (models) are made in `l
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+log = logging.getLogger("readqg")
 
 
 class ShardStage:
@@ -25,6 +28,7 @@ class ShardStage:
     schema: pa.Schema
     key: tuple[str, ...]
     needs_model = True  # False: no actor pool, `compute` runs in the CPU step
+    independent_rows = True  # False: rows mean something only together, so a shard is never done row by row
 
     @property
     def total(self) -> int:
@@ -84,11 +88,18 @@ class ShardResult:
 
 def compute_shard(stage: ShardStage, table: pa.Table) -> ShardResult:
     """Compute a shard so that one bad row costs one row: after an exception the shard is done row by row, and a row
-    that raises alone becomes `stage.failed(row, message)`."""
+    that raises alone becomes `stage.failed(row, message)`. Where every row raises, the fault is not the rows': the first
+    exception is passed on, and nothing is committed."""
     try:
         out = stage.compute(table)
-    except Exception:
-        out = pa.concat_tables([_compute_row(stage, table.slice(i, 1)) for i in range(table.num_rows)])
+    except Exception as error:
+        if not stage.independent_rows:
+            raise
+        log.warning("%s: a shard of %d rows failed (%s); it is done row by row", stage.name, table.num_rows, error)
+        rows = [_compute_row(stage, table.slice(i, 1)) for i in range(table.num_rows)]
+        if len(rows) > 1 and not any(computed for computed, _ in rows):
+            raise
+        out = pa.concat_tables([done for _, done in rows])
     out = out.select(stage.schema.names).cast(stage.schema)
     ids, done = _keys(table, stage.key), _keys(out, stage.key)
     bad = _keys(out.filter(pc.is_valid(out["error"])), stage.key) if "error" in out.column_names else []
@@ -103,11 +114,11 @@ def compute_shard(stage: ShardStage, table: pa.Table) -> ShardResult:
     )
 
 
-def _compute_row(stage: ShardStage, row: pa.Table) -> pa.Table:
+def _compute_row(stage: ShardStage, row: pa.Table) -> tuple[bool, pa.Table]:
     try:
-        return stage.compute(row).select(stage.schema.names).cast(stage.schema)
+        return True, stage.compute(row).select(stage.schema.names).cast(stage.schema)
     except Exception as error:
-        return stage.failed(row, f"{type(error).__name__}: {error}")
+        return False, stage.failed(row, f"{type(error).__name__}: {error}")
 
 
 def _keys(table: pa.Table, key: tuple[str, ...]) -> list[tuple[str, ...]]:

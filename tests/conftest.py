@@ -1,6 +1,8 @@
 """Fixtures that every test may use."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,13 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared (real collections and weights) is not there")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def losses() -> dict[str, Any]:
+    """Inputs and expected values of every loss, computed in float64 with NumPy."""
+    content: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "losses.json").read_text())
+    return content
 
 
 @pytest.fixture(scope="session")

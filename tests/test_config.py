@@ -5,13 +5,36 @@ import pytest
 from readqg import config as c
 from readqg.errors import ConfigError
 
+PAPER = {
+    c.GeneratorSettings: {
+        "profile": "paper", "n_relevance": 5, "n_instruction": 10, "instruction": "Generate a question for this passage with the labels:",
+        "learning_rate": 1e-2, "steps": 20_000, "documents_per_step": 4, "m": 4, "document_tokens": 128, "query_tokens": 16,
+        "temperature": 0.25, "margin": 1.0, "w_mle": 1, "w_sc": 1, "w_cal": 1, "dropout": False, "length_normalised": False,
+    },
+    c.PairsSettings: {"rule": "paper", "m": 4},
+    c.GenerateSettings: {"relevances": (1.0, 0.0), "decoding": "top_k", "top_k": 10, "beams": 3, "document_tokens": 384,
+                         "max_new_tokens": 64},
+    c.RerankerSettings: {
+        "sign": "paper", "activation": "identity", "negative_pair": "query_query", "margin": 0, "w_mr": 1, "batch": 8, "epochs": 2,
+        "learning_rate": 7e-6, "warmup_epochs": 0.1, "weight_decay": 0.01, "gradient_clip": 1.0, "max_length": 384,
+    },
+    c.RetrieveSettings: {"top_k": 100, "fields": "multifield", "k1": 0.9, "b": 0.4, "drop_self": False},
+    c.ScoreSettings: {"max_length": 512},
+}
 
-def test_the_defaults_are_the_papers():
-    generator, reranker, generate = c.GeneratorSettings(), c.RerankerSettings(), c.GenerateSettings()
-    assert (generator.n_relevance, generator.n_instruction, generator.learning_rate, generator.steps) == (5, 10, 1e-2, 20_000)
-    assert (generator.documents_per_step, generator.m, generator.document_tokens, generator.query_tokens) == (4, 4, 128, 16)
-    assert (reranker.batch, reranker.epochs, reranker.learning_rate, reranker.max_length) == (8, 2, 7e-6, 384)
-    assert (generate.top_k, generate.document_tokens, generate.max_new_tokens, generate.relevances) == (10, 384, 64, (1.0, 0.0))
+
+@pytest.mark.parametrize("settings", PAPER, ids=lambda s: s.__name__)
+def test_the_defaults_are_the_papers(settings):
+    assert {name: getattr(settings(), name) for name in PAPER[settings]} == PAPER[settings]
+
+
+def test_the_preset_authors_is_what_their_code_does():
+    generator = c.make(c.TrainGeneratorConfig, c.PRESETS["authors"]["TrainGeneratorConfig"], {"pairs": "p", "out": "o"})
+    assert (generator.profile, generator.n_instruction, generator.dropout) == ("authors", 13, True)
+    assert generator.instruction == "Generate a question for the passage with relevance label: "
+    reranker = c.make(c.TrainRerankerConfig, c.PRESETS["authors"]["TrainRerankerConfig"], {"queries": "q", "documents": "d", "out": "o"})
+    assert (reranker.sign, reranker.activation) == ("authors", "sigmoid")
+    assert c.PRESETS["authors"]["PairsConfig"] == {"rule": "authors"}
 
 
 def test_where_a_stage_runs_does_not_change_its_identity():

@@ -5,9 +5,11 @@ import json
 import pytest
 
 from readqg import cli
-from readqg.config import GeneratorSettings, TrainGeneratorConfig
+from readqg.config import TrainGeneratorConfig
+from readqg.corpus import Documents, read_texts
 from readqg.generator.backbone import Backbone
 from readqg.generator.prompts import SoftPrompt
+from readqg.shards import open_input
 from tests.builders import tiny_cross_encoder, tiny_llama
 
 TOPICS = ["wing", "flow", "boundary", "layer", "shock", "heat"]
@@ -92,5 +94,25 @@ def test_a_backbone_without_prompts_says_how_to_train_them(tmp_path, capsys):
     assert "readqg train-generator --pairs pairs --backbone google/flan-t5-base" in capsys.readouterr().err
 
 
-def test_the_settings_that_the_prompts_were_made_with_are_the_configs():
-    assert set(GeneratorSettings.model_fields) < set(TrainGeneratorConfig.model_fields)
+def test_other_tools_open_a_folder_as_it_is(out):
+    import duckdb
+    import pandas
+    import polars
+
+    folder = out / "queries"
+    mine = open_input(folder).read().to_pylist()
+    assert pandas.read_parquet(folder)["query"].where(lambda q: q.notna(), None).tolist() == [row["query"] for row in mine]
+    assert polars.read_parquet(folder / "*.parquet").to_dicts() == mine
+    found = duckdb.sql(f"select doc_id, relevance, query from read_parquet('{folder}/*.parquet')").fetchall()
+    assert sorted(found, key=str) == sorted(((r["doc_id"], r["relevance"], r["query"]) for r in mine), key=str)
+
+
+def test_the_saved_reranker_loads_with_sentence_transformers_and_gives_the_scores_of_the_run(place, out):
+    from sentence_transformers import CrossEncoder
+
+    run = open_input(out / "tuned").read().to_pylist()
+    queries = read_texts(place / "corpus")
+    texts = dict(zip(run_ids := [row["doc_id"] for row in run], Documents.open(place / "corpus").texts(run_ids), strict=True))
+    model = CrossEncoder(str(out / "reranker"), max_length=48, device="cpu")
+    expected = model.predict([(queries[row["query_id"]], texts[row["doc_id"]]) for row in run])
+    assert [row["score"] for row in run] == pytest.approx(expected.tolist(), abs=0.05)  # the run may be in bf16

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -25,7 +23,7 @@ from readqg.corpus.files import Line
 from readqg.corpus.rows import SCHEMAS, RowReader
 from readqg.corpus.sources import Source, import_sources
 from readqg.errors import FolderError, InputError
-from readqg.shards import OutputFolder, explained
+from readqg.shards import OutputFolder, appearing, explained, write_whole
 from readqg.stage import ShardResult
 
 log = logging.getLogger("readqg")
@@ -71,8 +69,7 @@ def import_corpus(config: ImportConfig) -> ImportSummary:
     summary = _scan_all(config, sources, out)
     for source in sources:
         _write(_begin(config, source, fingerprints[source.kind]), source, config, summary.rows[source.kind])
-    with _appearing(summary_file) as file:
-        json.dump(asdict(summary), file, indent=1)
+    write_whole(summary_file, json.dumps(asdict(summary), indent=1))
     return summary
 
 
@@ -107,7 +104,7 @@ class _Scan:
 
 def _scan_all(config: ImportConfig, sources: list[Source], out: Path) -> ImportSummary:
     rejects_file = out / "_rejected.jsonl"
-    with _appearing(rejects_file) as rejects:
+    with appearing(rejects_file) as partial, partial.open("w", encoding="utf-8") as rejects:
         scans = [_scan(source, config, rejects) for source in sources]
     if not any(scan.rejected for scan in scans):
         rejects_file.unlink()
@@ -226,16 +223,3 @@ def _result(shard: list[dict[str, Any]], source: Source) -> ShardResult:
     ends = ["/".join(row[name] for name in names) for row in (shard[:1] + shard[-1:])] or ["", ""]
     table = pa.Table.from_pylist(shard, schema)
     return ShardResult(table, inputs=len(shard), errors=0, nothing=0, first_id=ends[0], last_id=ends[1])
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[TextIO]:
-    """A small file that is either whole or not there."""
-    with explained(f"writing {path}"):
-        tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            with tmp.open("w", encoding="utf-8") as file:
-                yield file
-            os.replace(tmp, path)
-        finally:
-            tmp.unlink(missing_ok=True)

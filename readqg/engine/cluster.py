@@ -70,10 +70,11 @@ def model_cpus(workers: int) -> float:
     """Logical CPUs a model worker asks for, so that `workers` of them and the CPU steps (0.25 each) always fit.
 
     Raises `ConfigError` where that many workers do not fit."""
+    largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=1.0)
     total = ray.cluster_resources().get("CPU", 1.0)
-    share = (total - 0.5) / workers
+    share = min(largest - 0.5, (total - 0.5) / workers)
     if share < 0.05:
         raise ConfigError(
-            f"{workers} workers do not fit on {total:g} CPUs; give at most {int(total - 0.5) * 4} with --compute.workers."
+            f"{workers} workers do not fit on {total:g} CPUs; give at most {int((total - 0.5) / 0.05)} with --compute.workers."
         )
     return float(int(share)) if share >= 1 else int(share * 20) / 20

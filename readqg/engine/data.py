@@ -46,7 +46,7 @@ def run_into(stage: ShardStage, folder: OutputFolder, compute: Compute) -> dict[
         log.info("%s: %s is complete", stage.name, folder.path)
         return folder.success()
     _run_missing(stage, folder, compute)
-    return _finish(stage, folder, compute.max_error_share)
+    return folder.finish(stage.total, compute.max_error_share)
 
 
 def _run_missing(stage: ShardStage, folder: OutputFolder, compute: Compute) -> None:
@@ -60,22 +60,11 @@ def _run_missing(stage: ShardStage, folder: OutputFolder, compute: Compute) -> N
             progress.advance(1, f"{rows / (time.monotonic() - began):.1f} rows/s")
 
 
-def _finish(stage: ShardStage, folder: OutputFolder, max_error_share: float) -> dict[str, Any]:
-    """Write `_SUCCESS`, unless more than `max_error_share` of the input rows have an error (`RunError`)."""
-    success = folder.summary(stage.total)
-    counts = success["counts"]
-    if counts["errors"] > max_error_share * max(counts["inputs"], 1):
-        raise RunError(
-            f"{stage.name}: {counts['errors']} of {counts['inputs']} rows have an error, more than the {max_error_share:.0%} allowed. "
-            f"Column `error` in {folder.path} says why. Mend the input, or raise --compute.max-error-share and give the command again."
-        )
-    return folder.finish(stage.total)
-
-
 def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing: list[int]) -> Any:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = 0
+    context.raise_original_map_exception = True
     context.max_consecutive_actor_init_deaths = _TRIES
     for name in ("ray.data", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -105,15 +94,16 @@ def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing
 
 
 def _explained(stage: ShardStage, error: BaseException) -> ReadQGError:
-    """The user's own error where one lies at the bottom, else a `RunError` with the last cause in words."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ReadQGError):
-            return type(cause)(str(cause).split("\n\n")[-1]) if not cause.args else cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return RunError(
-        f"{stage.name}: a worker failed: {str(error).strip().splitlines()[-1]}. What is committed stays; the same command goes on."
-    )
+    """The error that a worker explained, where one lies at the bottom of what Ray raises; else a `RunError` in Ray's words."""
+    seen: BaseException | None = error
+    while seen is not None:
+        cause = getattr(seen, "cause", None) or seen.__cause__
+        # Ray's own wrapper is an instance of the error it wraps, but its text is a traceback: what it wraps is what is wanted.
+        if isinstance(seen, ReadQGError) and cause is None:
+            return seen
+        seen = cause
+    last = str(error).strip().splitlines()[-1]
+    return RunError(f"{stage.name}: a worker failed: {last}. What is committed stays; the same command goes on.")
 
 
 class _Read:

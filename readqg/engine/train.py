@@ -24,7 +24,7 @@ from readqg.config import Compute, TrainSettings, identity
 from readqg.engine import cluster
 from readqg.errors import ReadQGError, RunError
 from readqg.progress import Progress
-from readqg.shards import OutputFolder, explained
+from readqg.shards import OutputFolder, explained, write_whole
 from readqg.stage import TrainStage
 
 import ray.train  # isort: skip  (after `cluster`, which sets what Ray reads at import)
@@ -215,6 +215,7 @@ class _State:
         if metrics:
             self.lines.add({"step": step, "validation": metrics})
         score = metrics.get("score", math.inf)
+        score = -math.inf if math.isnan(score) else score
         if score >= self.best_score and (step > 0 or self.stage.keeps_start or self.stage.steps == 0):
             self.best_score = score
             with self._whole():  # not around `validate`: ZeRO 3 frees each parameter again after its forward
@@ -271,7 +272,7 @@ class _Log:
     def keep_until(self, step: int) -> None:
         """Drop what a broken run logged after the checkpoint."""
         kept = [line for line in self.read() if line["step"] <= step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:

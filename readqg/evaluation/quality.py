@@ -229,7 +229,7 @@ def _control(queries: list[Query]) -> float | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
         rho = float(stats.spearmanr(relevances, [q["judged"] for q in queries]).statistic)
-    return rho if np.isfinite(rho) else None
+    return rho if np.isfinite(rho) else 0.0  # a constant score: turning r does nothing
 
 
 def _mean(values: list[float]) -> float | None:

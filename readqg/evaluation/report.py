@@ -22,6 +22,9 @@ from readqg.shards import open_input, stable_hash
 
 RUNS = ("bm25", "start", "tuned")
 LABELS = {"bm25": "BM25", "start": "start", "tuned": "tuned"}
+_VALIDATION = (
+    "nDCG@10 × 100 of the source document among BM25's top 20 and itself, for its r = 1 query; documents held out to choose the weights."
+)
 _SHOWN_DOCUMENTS, _SHOWN_QUERIES, _EXCERPT_CHARS = 10, 5, 600
 
 
@@ -61,14 +64,30 @@ def html(out: Path, summary: dict[str, Any]) -> str:
         headline=headline, evidence=evidence, cut=summary["cut"], corpus_name=_corpus_name(summary), counts=_counts(summary),
         use=summary["use"], version=readqg.__version__, evaluation=found, measures=measures, labels=LABELS, guard=summary["guard"],
         charts=_charts(out, found, measures, log), extremes=_extremes(out, found), documents=documents, query_counts=query_counts,
-        validation_caption="nDCG@10 × 100 of the source document among BM25's top 20 for its own r = 1 query, on held-out documents.",
-        seconds=summary["seconds"], config=yaml.safe_dump(summary["config"], sort_keys=False, allow_unicode=True),
+        validation_caption=_VALIDATION,
+        seconds=summary["seconds"], quality=_quality_rows(summary["quality"]),
+        config=yaml.safe_dump(summary["config"], sort_keys=False, allow_unicode=True),
     )
 
 
 def _difference(values: dict[str, dict[str, float]], of: str, against: str) -> dict[str, Any]:
     found = significance.compare(values[of], values[against])
     return {"of": of, "against": against, **asdict(found), "equal": found.queries - found.better - found.worse}
+
+
+_QUALITY = {
+    "diversity": "diversity (angular)", "rel_plus": "rel+, judge's probability at r = 1", "rel_minus": "rel−, at r = 0",
+    "delta": "rel+ − rel−", "control": "control, Spearman of r and the judge's score",
+}
+
+
+def _quality_rows(quality: dict[str, Any] | None) -> list[tuple[str, str, int]]:
+    """(what, mean, over how many documents)."""
+    if quality is None:
+        return []
+    label = f" ({quality['label']})" if quality.get("label") else ""
+    rows = [(_QUALITY[name] + (label if name != "diversity" else ""), facts) for name, facts in quality.items() if name in _QUALITY]
+    return [(name, f"{facts['mean']:.3f}", facts["count"]) for name, facts in rows if facts["count"]]
 
 
 def _verdict(summary: dict[str, Any], measures: list[str]) -> tuple[str, str]:
@@ -103,8 +122,8 @@ def _charts(out: Path, found: dict[str, Any] | None, measures: list[str], log: l
     steps = [line for line in log if "loss" in line]
     checks = [line for line in log if "validation" in line and "score" in line["validation"]]
     if steps:
-        xs = [line["step"] for line in steps]
-        parts = [(name, xs, [line[name] for line in steps]) for name in ("loss", "bce", "mr") if all(name in line for line in steps)]
+        found_in = {name: [line for line in steps if name in line] for name in ("loss", "bce", "mr")}
+        parts = [(name, [line["step"] for line in lines], [line[name] for line in lines]) for name, lines in found_in.items() if lines]
         alt = f"Training loss, {steps[0]['loss']:.2f} at first, {steps[-1]['loss']:.2f} at last"
         drawn["loss"] = charts.lines(parts, "step", "loss", alt)
     if checks:

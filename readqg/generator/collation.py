@@ -131,7 +131,7 @@ def collate(rows: Sequence[dict[str, Any]], generator: Generator, settings: Gene
 
     Raises `InputError` for a document that lacks positives or negatives."""
     m = settings.m
-    encodings: dict[tuple[int, float], int] = {}
+    encodings: dict[tuple[str, float], int] = {}
     documents: list[list[int]] = []
     targets, encoding, pair, is_positive = [], [], [], []
     for place, row in enumerate(rows):
@@ -142,7 +142,7 @@ def collate(rows: Sequence[dict[str, Any]], generator: Generator, settings: Gene
         chosen = [*draw(row["positives"], settings, 0, rng), *draw(row["negatives"], settings, -1, rng)]
         ids = generator.document_ids(row["text"], settings.document_tokens)
         for j, query in enumerate(chosen):
-            key = (place, float(query["relevance"]))
+            key = (row["doc_id"], float(query["relevance"]))
             if key not in encodings:
                 encodings[key] = len(encodings)
                 documents.append(ids)
@@ -150,7 +150,8 @@ def collate(rows: Sequence[dict[str, Any]], generator: Generator, settings: Gene
             targets.append(generator.target_ids(query["query"], settings.query_tokens))
             pair.append(place * 2 * m + (j + m) % (2 * m))
             is_positive.append(j < m)
-    document_ids, document_mask = padded(documents, 0, _DOCUMENT_MULTIPLE)
+    # The authors' losses divide by padded lengths, so there padding is to the batch and no further.
+    document_ids, document_mask = padded(documents, 0, 1 if settings.profile == "authors" else _DOCUMENT_MULTIPLE)
     labels, _ = padded(targets, IGNORED)
     return PairBatch(
         document_ids=document_ids, document_mask=document_mask,

@@ -92,8 +92,7 @@ class GeneratorTraining(TrainStage):
     @torch.no_grad()
     def validate(self, model: Generator) -> dict[str, float]:
         """Held-out log-likelihoods, means in nats a query: positives and negatives at their own r and "swapped", at the r of the
-        contradicting query. `score` = mean of (S_own - max(0, margin - S_own + S_swapped)), Eq. 2 and Eq. 4 as they are meant to
-        generalise: the gap between own and swapped alone would reward prompts that make every query unlikely."""
+        contradicting query. No `score`: as in the paper the last weights are kept, whatever the losses in use."""
         if not self.pairs.held_out:
             return {}
         was_training = model.training
@@ -101,8 +100,7 @@ class GeneratorTraining(TrainStage):
         own, swapped, positive = (torch.cat(parts) for parts in zip(*self._held_out_scores(model), strict=True))
         model.train(was_training)
         found = {"positive_own": own[positive], "positive_swapped": swapped[positive],
-                 "negative_own": own[~positive], "negative_swapped": swapped[~positive],
-                 "score": own - (self.config.margin - own + swapped).clamp(min=0.0)}
+                 "negative_own": own[~positive], "negative_swapped": swapped[~positive]}
         return {name: float(values.double().mean()) for name, values in found.items()}
 
     def save(self, model: Generator, folder: Path, log: list[dict[str, Any]]) -> None:

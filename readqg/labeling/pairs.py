@@ -35,6 +35,7 @@ class PairsStage(ShardStage):
                         ("negatives", pa.list_(_QUERY)), ("error", pa.string())])
     key = ("doc_id",)
     needs_model = False
+    independent_rows = False
 
     def __init__(self, config: PairsConfig, scores: ScoreSet, texts: Texts) -> None:
         self.config = config

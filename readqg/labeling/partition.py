@@ -37,6 +37,7 @@ class PartitionStage(ShardStage):
     schema = SCORES.append(pa.field("partition", pa.int32()))
     key = ()
     needs_model = False
+    independent_rows = False
 
     def __init__(self, config: PairsConfig, scores: ScoreSet, texts: Texts) -> None:
         self.config = config

@@ -12,13 +12,14 @@ A try is written to `_tmp`, synced, read back with its page checksums, then hard
 absent: whoever comes second deletes its own try. Nothing rests on locks, so late, doubled or killed workers do no harm.
 """
 
-from readqg.shards.files import explained, fingerprint, part_name, read_footer, read_json, sha256_file, stable_hash
+from readqg.shards.files import appearing, explained, fingerprint, part_name, read_footer, read_json, sha256_file, stable_hash, write_whole
 from readqg.shards.reading import InputFolder, open_input, verify
 from readqg.shards.writing import OutputFolder
 
 __all__ = [
     "InputFolder",
     "OutputFolder",
+    "appearing",
     "explained",
     "fingerprint",
     "open_input",
@@ -28,4 +29,5 @@ __all__ = [
     "sha256_file",
     "stable_hash",
     "verify",
+    "write_whole",
 ]

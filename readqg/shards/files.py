@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,24 @@ def part_name(index: int, total: int) -> str:
 
 
 @contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A name to write to; what is written appears under `path` whole, or not at all. Errors are `explained`."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with explained(f"writing {path}"):
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file so that a kill leaves the old one or the new one."""
+    with appearing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
 def explained(action: str) -> Iterator[None]:
     """Turns the operating system's refusals into a `FolderError` that says what to do."""
     try:
@@ -61,7 +80,7 @@ def read_footer(path: Path) -> dict[str, Any]:
         footer: dict[str, Any] = json.loads(metadata[FOOTER_KEY])
     except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
         raise FolderError(
-            f"{path} is damaged or not a part: {error}. Delete it and give the command that made it again."
+            f"{path} is damaged or not a part: {error}. Delete it and the folder's _SUCCESS, then give the command that made it again."
         ) from error
     return footer
 

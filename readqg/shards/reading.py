@@ -56,14 +56,15 @@ def _read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(path, columns=columns, page_checksum_verification=True).replace_schema_metadata(None)
     except (OSError, pa.ArrowInvalid) as error:
-        raise FolderError(f"{path} cannot be read: {error}. Delete that part and give the command that made it again.") from error
+        again = "Delete that part and the folder's _SUCCESS, then give the command that made it again."
+        raise FolderError(f"{path} cannot be read: {error}. {again}") from error
 
 
 def open_input(path: str | Path, columns: tuple[str, ...] = ()) -> InputFolder:
     """Open a finished folder of Parquet parts.
 
     Raises `InputError` where the folder is absent, has no `_SUCCESS`, misses a part, or lacks one of `columns`."""
-    path = Path(path)
+    path = Path(path).absolute()  # workers have other working directories
     if not path.is_dir():
         raise InputError(f"{path}: no such folder. Give the output folder of an earlier stage.")
     if not (path / "_SUCCESS").exists():

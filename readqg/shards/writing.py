@@ -9,6 +9,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from readqg.errors import FolderError
-from readqg.shards.files import FOOTER_KEY, explained, fingerprint, part_name, read_footer, read_json, sha256_file
+from readqg.errors import FolderError, RunError
+from readqg.shards.files import FOOTER_KEY, explained, fingerprint, part_name, read_footer, read_json, sha256_file, write_whole
 from readqg.stage import ShardResult
 
 _STALE_TRY_S = 86_400.0
@@ -47,7 +48,7 @@ class OutputFolder:
 
         `config` is `readqg.config.identity(...)`, `inputs` and `models` name -> fingerprint. Raises `FolderError` where the
         folder was begun with something else (the difference is spelled out), holds other files, or may not be written."""
-        path = Path(path)
+        path = Path(path).absolute()  # workers have other working directories
         asked = json.loads(
             json.dumps(
                 {"stage": stage, "config": config, "inputs": inputs or {}, "models": models or {}}, default=list, sort_keys=True
@@ -118,7 +119,7 @@ class OutputFolder:
             if won:
                 metrics = {"sha256": digest, "seconds": round(seconds, 3), **counts, **result.metrics}
                 (self.path / "_metrics").mkdir(exist_ok=True)
-                (self.path / "_metrics" / f"{index:05d}.json").write_text(json.dumps(metrics))
+                write_whole(self.path / "_metrics" / f"{index:05d}.json", json.dumps(metrics))
         return {"index": index, "committed": won, **counts, **result.metrics}
 
     def summary(self, total: int) -> dict[str, Any]:
@@ -135,9 +136,21 @@ class OutputFolder:
             "fingerprint": fingerprint([p["sha256"] for p in parts.values()]),
         }
 
-    def finish(self, total: int) -> dict[str, Any]:
-        """Write `_SUCCESS` once every shard is there; returns it. Does nothing where it exists."""
-        return self.success() if self.done else self._succeed(self.summary(total))
+    def finish(self, total: int, max_error_share: float = 1.0) -> dict[str, Any]:
+        """Write `_SUCCESS` once every shard is there; returns it. Does nothing where it exists.
+
+        Raises `RunError` where more than `max_error_share` of the input rows have an error."""
+        if self.done:
+            return self.success()
+        summary = self.summary(total)
+        inputs, errors = summary["counts"]["inputs"], summary["counts"]["errors"]
+        if errors > max_error_share * inputs:
+            raise RunError(
+                f"{self.stage}: {errors} of {inputs} rows have an error, more than the {max_error_share:.0%} allowed. "
+                f"Column `error` in {self.path} says why. To try those rows again, delete their parts; to accept them, raise "
+                "--compute.max-error-share; then give the command again."
+            )
+        return self._succeed(summary)
 
     def success(self) -> dict[str, Any]:
         """What `_SUCCESS` says."""
@@ -153,15 +166,16 @@ class OutputFolder:
                 target = self.path / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 file.chmod(0o644)  # libraries that write through a temporary file leave 0600
+                _sync(file)
                 os.replace(file, target)
         return self._succeed({"files": digests, "fingerprint": fingerprint(digests), "facts": dict(facts or {})})
 
     def _part_facts(self, index: int, total: int) -> dict[str, Any]:
         path = self.path / part_name(index, total)
         footer = read_footer(path)
-        metrics = self.path / "_metrics" / f"{index:05d}.json"
-        digest = read_json(metrics)["sha256"] if metrics.exists() else sha256_file(path)
-        return {"sha256": digest, **{key: footer[key] for key in ("inputs", "rows", "errors", "nothing")}}
+        if (footer["stage"], footer["input"]) != (self.stage, self.input_fingerprint):
+            raise FolderError(f"{path} was made by {footer['stage']} from another input. Delete it and give the same command again.")
+        return {"sha256": sha256_file(path), **{key: footer[key] for key in ("inputs", "rows", "errors", "nothing")}}
 
     def _succeed(self, success: dict[str, Any]) -> dict[str, Any]:
         self._create("_SUCCESS", json.dumps({"stage": self.stage, **success}, indent=1, default=float).encode())
@@ -183,8 +197,9 @@ class OutputFolder:
     def _sweep(self) -> None:
         """Remove tries that nobody can still be writing."""
         for stale in (self.path / "_tmp").glob("*"):
-            if time.time() - stale.stat().st_mtime > _STALE_TRY_S:
-                shutil.rmtree(stale, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another driver's, removed meanwhile
+                if time.time() - stale.stat().st_mtime > _STALE_TRY_S:
+                    shutil.rmtree(stale, ignore_errors=True)
 
 
 def _write_table(path: Path, table: pa.Table, row_groups: list[int] | None) -> None:
@@ -206,12 +221,17 @@ def _link(source: Path, target: Path) -> bool:
         os.link(source, target)
     except FileExistsError:
         return False
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    _sync(target.parent)
     return True
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file, or a folder's entries, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _versions() -> dict[str, str]:

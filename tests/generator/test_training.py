@@ -204,7 +204,7 @@ def test_likelihood_rises_as_the_prompts_train(pairs: Path, backbone: Path) -> N
         mle.append(metrics["mle"])
     after = stage.validate(generator)
     assert mle[-1] < mle[0] - 0.1
-    assert after["positive_own"] > before["positive_own"] and after["score"] > before["score"]
+    assert after["positive_own"] > before["positive_own"] and after["negative_own"] > before["negative_own"]
     assert all(torch.equal(a, b) for a, b in zip(frozen, generator.backbone.lm.parameters(), strict=True))
 
 
@@ -228,16 +228,7 @@ def test_validation_scores_held_out_queries_at_their_own_and_at_the_contradictin
         "positive_own": mean("what is heat", 0.9), "positive_swapped": mean("what is heat", 0.2),
         "negative_own": mean("the flow of x", 0.2), "negative_swapped": mean("the flow of x", 0.9),
     }
-    assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-4)
-
-
-def test_the_score_does_not_reward_prompts_that_make_all_unlikely(pairs: Path, backbone: Path) -> None:
-    """Its hinge is capped by the margin: a wider gap bought by a lower likelihood is no gain."""
-    stage = make(pairs, backbone)
-    found = stage.validate(stage.build())
-    own = (found["positive_own"] + found["negative_own"]) / 2
-    swapped = (found["positive_swapped"] + found["negative_swapped"]) / 2
-    assert found["score"] <= own and found["score"] <= own - (1.0 - own + swapped) + 1e-6
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_nothing_held_out_means_nothing_validated(pairs: Path, backbone: Path) -> None:

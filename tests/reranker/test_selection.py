@@ -148,3 +148,14 @@ def test_a_verdict_is_read_as_it_was_written(tmp_path):
 def test_a_folder_without_a_verdict_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"guard\.json cannot be read"):
         read_verdict(tmp_path)
+
+
+def test_a_useless_training_is_not_taken_for_a_gain_because_its_best_moment_was_chosen():
+    rng = np.random.default_rng(0)
+    taken = 0
+    for _ in range(60):
+        start = rng.uniform(0, 1, 40)
+        log = [{"step": 0, "validation": _validation(*start).to_log()}]
+        log += [{"step": i, "validation": _validation(*np.clip(start + rng.normal(0, 0.2, 40), 0, 1)).to_log()} for i in range(1, 11)]
+        taken += verdict_from_log(log).use == "tuned"
+    assert taken < 45, "judged on the documents that chose, nearly all 60 would be"
