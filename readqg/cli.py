@@ -45,6 +45,8 @@ COMMANDS: dict[str, Command] = {
     "verify": Command(config.VerifyConfig, api.verify, "Measures", "folder"),
 }
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+# Parts of a summary that files of the output folder hold, or that a table has shown.
+_NOT_SHOWN = {"parts", "files", "fingerprint", "config", "evaluation", "cut", "seconds"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -186,7 +188,7 @@ def _show(name: str, summary: dict[str, Any], as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps({"command": name, **summary}, default=str) + "\n")
         return
-    shown = {k: v for k, v in summary.items() if k not in ("parts", "files", "fingerprint", "table")}
+    shown = {k: v for k, v in summary.items() if k not in _NOT_SHOWN}
     for key, value in _flat(shown):
         Console().print(f"{key:<24} {value}", markup=False, highlight=False, soft_wrap=True)
 
