@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -32,6 +32,7 @@ from readqg.shards import explained, write_whole
 
 log = logging.getLogger("readqg")
 
+_C = TypeVar("_C", bound=c.Settings)
 MEASURES = ("nDCG@10", "R@100", "RR@10")
 
 
@@ -41,68 +42,24 @@ def run(config: c.RunConfig) -> dict[str, Any]:
     prompts = _prompts(config)
     clock = _Clock(out / "_seconds.json")
     with clock.stage("import"):
-        imported = api.import_corpus(
-            c.make(
-                c.ImportConfig,
-                config.documents.model_dump(),
-                {"source": config.corpus or str(sample.corpus_folder()), "out": str(out / "corpus"), "split": config.split},
-            )
-        )
+        imported = _import(config, out)
     searched = (out / "corpus" / "queries").is_dir()
+    quality = None
     with cluster.connect(config.compute):
         if searched:
             with clock.stage("retrieve"):
                 _retrieve(config, out)
         with clock.stage("generate"):
-            api.generate(
-                c.make(
-                    c.GenerateConfig,
-                    config.generate.model_dump(),
-                    _shared(config),
-                    {
-                        "documents": str(out / "corpus" / "documents"),
-                        "out": str(out / "queries"),
-                        "prompts": prompts,
-                        "backbone": config.backbone,
-                        "max_documents": config.max_documents,
-                    },
-                )
-            )
+            _generate(config, out, prompts)
         with clock.stage("train"):
-            api.train_reranker(
-                c.make(
-                    c.TrainRerankerConfig,
-                    config.reranker.model_dump(),
-                    _shared(config),
-                    {
-                        "queries": str(out / "queries"),
-                        "documents": str(out / "corpus" / "documents"),
-                        "out": str(out / "reranker"),
-                        "start": config.start,
-                        "train": config.train.model_dump(),
-                    },
-                )
-            )
+            _train(config, out)
         if searched:
             with clock.stage("rank"):
                 _rank(config, out, "start", config.start)
                 _rank(config, out, "tuned", str(out / "reranker"))
-        quality = None
         if config.quality is not None:
             with clock.stage("quality"):
-                quality = api.quality(
-                    c.make(
-                        c.QualityConfig,
-                        config.quality.model_dump(),
-                        _shared(config),
-                        {
-                            "queries": str(out / "queries"),
-                            "documents": str(out / "corpus" / "documents"),
-                            "out": str(out / "quality"),
-                            "start": config.start,
-                        },
-                    )
-                )
+                quality = _quality(config, config.quality, out)
     with clock.stage("report"):
         summary = _report(config, out, imported, quality, clock)
     _table(summary)
@@ -122,42 +79,52 @@ def _prompts(config: c.RunConfig) -> str:
     return str(sample.prompts_folder())
 
 
-def _shared(config: c.RunConfig) -> dict[str, Any]:
-    return {"compute": config.compute.model_dump()}
+def _import(config: c.RunConfig, out: Path) -> dict[str, Any]:
+    places = {"source": config.corpus or str(sample.corpus_folder()), "out": str(out / "corpus"), "split": config.split}
+    return api.import_corpus(c.make(c.ImportConfig, config.documents.model_dump(), places))
 
 
 def _retrieve(config: c.RunConfig, out: Path) -> None:
     judgments = out / "corpus" / "judgments"
-    api.retrieve(
-        c.make(
-            c.RetrieveConfig,
-            config.retrieve.model_dump(),
-            {
-                "documents": str(out / "corpus" / "documents"),
-                "queries": str(out / "corpus" / "queries"),
-                "out": str(out / "bm25"),
-                "max_queries": config.max_queries,
-                "judgments": str(judgments) if judgments.is_dir() else None,
-            },
-        )
-    )
+    places = {
+        "documents": str(out / "corpus" / "documents"),
+        "queries": str(out / "corpus" / "queries"),
+        "out": str(out / "bm25"),
+        "max_queries": config.max_queries,
+        "judgments": str(judgments) if judgments.is_dir() else None,
+    }
+    api.retrieve(c.make(c.RetrieveConfig, config.retrieve.model_dump(), places))
+
+
+def _generate(config: c.RunConfig, out: Path, prompts: str) -> None:
+    places = {"out": str(out / "queries"), "prompts": prompts, "backbone": config.backbone, "max_documents": config.max_documents}
+    api.generate(_stage(c.GenerateConfig, config, config.generate, out, places))
+
+
+def _train(config: c.RunConfig, out: Path) -> None:
+    places = {
+        "queries": str(out / "queries"),
+        "out": str(out / "reranker"),
+        "start": config.start,
+        "train": config.train.model_dump(),
+    }
+    api.train_reranker(_stage(c.TrainRerankerConfig, config, config.reranker, out, places))
 
 
 def _rank(config: c.RunConfig, out: Path, name: str, model: str) -> None:
-    api.rank(
-        c.make(
-            c.RankConfig,
-            config.rank.model_dump(),
-            _shared(config),
-            {
-                "run": str(out / "bm25"),
-                "queries": str(out / "corpus" / "queries"),
-                "documents": str(out / "corpus" / "documents"),
-                "out": str(out / name),
-                "model": model,
-            },
-        )
-    )
+    places = {"run": str(out / "bm25"), "queries": str(out / "corpus" / "queries"), "out": str(out / name), "model": model}
+    api.rank(_stage(c.RankConfig, config, config.rank, out, places))
+
+
+def _quality(config: c.RunConfig, settings: c.QualitySettings, out: Path) -> dict[str, Any]:
+    places = {"queries": str(out / "queries"), "out": str(out / "quality"), "start": config.start}
+    return api.quality(_stage(c.QualityConfig, config, settings, out, places))
+
+
+def _stage(cls: type[_C], config: c.RunConfig, settings: c.Settings, out: Path, places: dict[str, Any]) -> _C:
+    """The config of a stage over the imported documents: its settings in the run's config, where it runs, and its places."""
+    shared = {"compute": config.compute.model_dump(), "documents": str(out / "corpus" / "documents")}
+    return c.make(cls, settings.model_dump(), shared, places)
 
 
 def _report(
