@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from readqg.batching import run_batches
+from readqg.batching import run_batches, tokens_for
 from readqg.errors import ModelError
 
 
@@ -210,14 +210,14 @@ def _longest_input(folder: str, tokenizer: PreTrainedTokenizerBase) -> int:
 class CrossEncoderScorer:
     """Scores text pairs with a cross-encoder: float32 raw logits, no activation.
 
-    `max_length`: tokens of a pair, the longer text cut first. `batch_tokens`: tokens of a batch, padding included.
+    `max_length`: tokens of a pair, the longer text cut first. `batch_tokens`: tokens of a batch, padding included (fewer on a CPU).
     After a call, `last_halvings` says how often running out of memory halved that budget, `last_tokens` how many tokens,
     padding and repeated pairs left out, were scored. Raises `ModelError` as `load_model` and `load_tokenizer` do."""
 
     def __init__(self, folder: str, max_length: int, batch_tokens: int, device: torch.device | str, dtype: torch.dtype):
         self.model = load_model(folder, device, dtype)
         self.tokenize = PairTokenizer(folder, max_length)
-        self.batch_tokens = batch_tokens
+        self.batch_tokens = tokens_for(device, batch_tokens)
         self.last_halvings = self.last_tokens = 0
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:

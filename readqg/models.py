@@ -79,7 +79,7 @@ def device_and_dtype(compute: Compute) -> tuple[torch.device, torch.dtype]:
     device = torch.device("cuda" if on_gpu else "cpu")
     if compute.precision == "fp32":
         return device, torch.float32
-    native = _gpu_has_bf16() if on_gpu else _cpu_has_bf16()
+    native = _gpu_has_bf16() if on_gpu else cpu_has_bf16()
     if compute.precision == "bf16" and not native:
         logger.warning("precision is bf16, which this %s does not compute natively: slower than fp32", device.type)
     return device, torch.bfloat16 if native or compute.precision == "bf16" else torch.float32
@@ -98,7 +98,7 @@ def _gpu_has_bf16() -> bool:
     return torch.cuda.is_bf16_supported() and torch.cuda.get_device_capability() >= (8, 0)
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
     capabilities = torch.cpu.get_capabilities()
     return torch.backends.mkldnn.is_available() and any(capabilities.get(key, False) for key in _NATIVE_BF16)
 

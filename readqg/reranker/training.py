@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from readqg import models
+from readqg.batching import tokens_for
 from readqg.config import TrainRerankerConfig
 from readqg.corpus import Documents
 from readqg.crossencoder import EncodedPairs, PairTokenizer, load_model
@@ -32,8 +33,6 @@ from readqg.stage import TrainStage
 
 log = logging.getLogger("readqg")
 
-# Tensors of larger batches are over malloc's 32 MB, so each is mapped, faulted in and unmapped anew: twice the time of a step.
-_CPU_BATCH_TOKENS = 2048
 _ON_WORKER = ("_placement", "_scorer", "_held_out")
 
 
@@ -100,8 +99,7 @@ class RerankerTraining(TrainStage):
     def _scorer(self) -> TrainingScorer:
         device, dtype = self._placement
         tokenize = PairTokenizer(models.resolve(self._start), self.config.max_length)
-        batch_tokens = min(self.config.batch_tokens, _CPU_BATCH_TOKENS) if device.type == "cpu" else self.config.batch_tokens
-        return TrainingScorer(tokenize, batch_tokens, dtype)
+        return TrainingScorer(tokenize, tokens_for(device, self.config.batch_tokens), dtype)
 
     @cached_property
     def _held_out(self) -> tuple[HeldOut, EncodedPairs]:
