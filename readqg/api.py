@@ -102,6 +102,13 @@ def evaluate(config: c.EvaluateConfig) -> Summary:
     return evaluate_command(config)
 
 
+def plan(config: c.PlanConfig) -> Summary:
+    """How large a run would be: tokens, hours, memory, disk and cost a stage, here or on another machine."""
+    from readqg import planning
+
+    return planning.plan(config)
+
+
 def verify(config: c.VerifyConfig) -> Summary:
     """Every file of a folder (and of the folders in it) compared with its sha256; raises `FolderError` where one differs."""
     from readqg import shards

@@ -42,6 +42,7 @@ COMMANDS: dict[str, Command] = {
     "train-generator": Command(config.TrainGeneratorConfig, api.train_generator, "The generator, once"),
     "evaluate": Command(config.EvaluateConfig, api.evaluate, "Measures"),
     "quality": Command(config.QualityConfig, api.quality, "Measures"),
+    "plan": Command(config.PlanConfig, api.plan, "Measures"),
     "verify": Command(config.VerifyConfig, api.verify, "Measures", "folder"),
 }
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
@@ -109,8 +110,8 @@ def _parse(name: str, cls: type[config.Settings], shared: argparse.Namespace, re
     """Defaults, then the preset, then the file, then the flags."""
     file = _read_yaml(Path(shared.config)) if shared.config else {}
     with_corpus = bool(file.get("corpus")) or any(flag.split("=")[0] == "--corpus" for flag in rest)
-    preset = shared.preset or (config.SAMPLE_PRESET if cls is config.RunConfig and not with_corpus else None)
-    base = config.merge(config.PRESETS[preset].get(cls.__name__, {}) if preset else {}, file)
+    preset = shared.preset or (config.SAMPLE_PRESET if issubclass(cls, config.RunConfig) and not with_corpus else None)
+    base = config.merge(config.preset(preset, cls) if preset else {}, file)
     default = config.partial(cls, base, tyro.MISSING)
     about = (
         api_doc(name)

@@ -377,6 +377,33 @@ class RunConfig(Settings):
     compute: Compute = Compute()
 
 
+class PlanConfig(RunConfig):
+    """How large a run would be: the fields of `run`, the machine, and counts where there is no corpus to look at yet."""
+
+    document_count: int | None = Field(None, ge=1)
+    """Documents; none: those of the corpus."""
+    mean_document_tokens: float | None = Field(None, gt=0)
+    """Tokens of a document; none: measured on the corpus."""
+    query_count: int | None = Field(None, ge=0)
+    """Queries to search and re-rank; none: those of the corpus."""
+    label_pairs: int = Field(0, ge=0)
+    """Pairs to label for the generator beforehand."""
+    machine: Literal["here", "h100", "a100", "l4"] = "here"
+    """`here` is measured for a minute; the rates of the others are assumed from their peak, unless `rates` says better."""
+    accelerators: int = Field(1, ge=1)
+    """Model workers: GPUs, or processes on a CPU machine."""
+    accelerators_per_node: int = Field(1, ge=1)
+    price: float | None = Field(None, ge=0)
+    """Dollars an accelerator and hour; none: a round figure for on-demand cloud machines, 0 for `here`."""
+    failures_per_node_hour: float = Field(0.0, ge=0)
+    """How often a node is lost; 0.05 is a busy spot market."""
+    restart_s: float = Field(300.0, ge=0)
+    """Until another node works in a lost one's place."""
+    rates: OptionalLocation = None
+    """A file that `save_rates` wrote, on a machine of the kind."""
+    save_rates: str | None = None
+
+
 _AUTHORS_GENERATOR = {
     "profile": "authors",
     "n_instruction": 13,
@@ -409,6 +436,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 SAMPLE_PRESET = "small"
 """What `readqg run` takes where no corpus is given."""
+
+
+def preset(name: str, cls: type[Settings]) -> dict[str, Any]:
+    """The values that a preset has for a config class, or for one that it extends."""
+    held = PRESETS[name]
+    return next((held[base.__name__] for base in cls.__mro__ if base.__name__ in held), {})
 
 
 def merge(*layers: dict[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from joblib import cpu_count
 from safetensors import SafetensorError, safe_open
+from transformers.utils import logging as transformers_logging
 
 from readqg import hub, shards
 from readqg.config import MINILM_L6, MINILM_L12, Compute
 from readqg.errors import ConfigError, ModelError
 from readqg.sample import weights
 
+transformers_logging.disable_progress_bar()  # of loading weights: a second's work, and noise in a job's log
 logger = logging.getLogger("readqg")
 
 _RENAMED = {

@@ -77,7 +77,7 @@ class QueryWriter:
             for (doc_id, ids), relevance, first in product(documents, settings.relevances, range(0, settings.samples, together))
         ]
         todo = [item for item in asked if item.token_ids]
-        added = self._added_tokens()
+        added = self.generator.added_tokens + settings.max_new_tokens
         beams = settings.beams if settings.decoding == "beam" else 1
         lengths = [(len(item.token_ids) + added) * beams for item in todo]
         written, self.last_halvings = run_batches(
@@ -86,12 +86,6 @@ class QueryWriter:
         results = iter(written)
         per_item = [next(results) if item.token_ids else item.failed("the document has no text") for item in asked]
         return [query for queries in per_item for query in queries]
-
-    def _added_tokens(self) -> int:
-        """What prompts, separator or end token, and query add to a document."""
-        one = torch.zeros(1, 1, dtype=torch.long)
-        _, mask = self.generator.embed_documents(one, one + 1, torch.zeros(1))
-        return mask.shape[1] - 1 + self.settings.max_new_tokens
 
     @torch.inference_mode()
     def _batch(self, items: list[_Item]) -> list[list[Query]]:

@@ -81,6 +81,11 @@ class Generator(nn.Module):
     def device(self) -> torch.device:
         return self.backbone.device
 
+    @property
+    def added_tokens(self) -> int:
+        """Prompts and tail: what a document's input is longer than the document."""
+        return self.prompts.length + len(self._tail_ids)
+
     def train(self, mode: bool = True) -> Generator:
         super().train(mode)
         lm = self.backbone.lm

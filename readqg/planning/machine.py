@@ -1,0 +1,135 @@
+"""What a machine does in an hour, and what failures cost it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from readqg.errors import InputError
+from readqg.planning.work import Work
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one model worker does. `source`: where the figures are from, in words; shown beside every estimate."""
+
+    generate_tokens_per_s: float
+    score_tokens_per_s: float
+    train_tokens_per_s: float
+    """Forward and back, of tokens with gradient."""
+    import_documents_per_s: float
+    search_documents_per_s: float
+    """Documents that BM25 looks at, summed over the queries."""
+    start_s: float
+    """From a command to its first shard: Ray's workers and the model."""
+    source: str
+
+    def seconds(self, work: Work, documents: int) -> tuple[float, float]:
+        """(seconds of work on one worker, seconds that more workers do not shorten)."""
+        if work.stage == "import":
+            return work.units / self.import_documents_per_s, 0.0
+        if work.stage == "retrieve":
+            return 0.0, documents / self.import_documents_per_s + work.units * documents / self.search_documents_per_s
+        seconds = work.generated / self.generate_tokens_per_s + work.scored / self.score_tokens_per_s
+        seconds += work.trained / self.train_tokens_per_s
+        return seconds, self.start_s * work.models
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Rates:
+        """What `write` wrote. Raises `InputError` for anything else."""
+        try:
+            rates = cls(**json.loads(path.read_text()))
+            numbers = [value for name, value in asdict(rates).items() if name != "source"]
+            if not all(isinstance(value, int | float) and value > 0 for value in numbers):
+                raise ValueError("every rate is a number above 0")
+        except (OSError, TypeError, ValueError) as error:
+            raise InputError(f"{path} holds no rates ({error}). `readqg plan --save-rates FILE` writes them.") from None
+        return rates
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """Dense bf16 peak in TFLOP/s and memory in GiB, as the maker states them; `price`: dollars an hour for one, a round figure
+    for on-demand cloud machines, to be replaced by one's own."""
+
+    peak_tflops: float
+    memory_gib: float
+    price: float
+
+
+ACCELERATORS = {
+    "h100": Accelerator(989, 80, 3.0),
+    "a100": Accelerator(312, 80, 1.8),
+    "l4": Accelerator(121, 24, 0.8),
+}
+# Shares of the peak that are assumed where nothing was measured. Small models (20 to 250 M parameters) do not fill a large GPU.
+_SCORING, _GENERATING, _TRAINING = 0.25, 0.08, 0.2
+
+
+def assumed_rates(kind: str, generator_parameters: float, scorer_parameters: float) -> Rates:
+    """Rates of an accelerator by its peak: 2 FLOP a parameter and token forward, 6 forward and back. Parameters without
+    embeddings."""
+    flops = ACCELERATORS[kind].peak_tflops * 1e12
+    return Rates(
+        generate_tokens_per_s=_GENERATING * flops / (2 * generator_parameters),
+        score_tokens_per_s=_SCORING * flops / (2 * scorer_parameters),
+        train_tokens_per_s=_TRAINING * flops / (6 * scorer_parameters),
+        import_documents_per_s=20_000.0,
+        search_documents_per_s=5e7,
+        start_s=30.0,
+        source=f"ASSUMED, not measured: {_GENERATING:.0%} / {_SCORING:.0%} / {_TRAINING:.0%} of the peak of {kind} to write, "
+        "score and train. `readqg plan --save-rates FILE` on such a machine measures them",
+    )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """`workers`: model workers (accelerators, or processes on CPU), `per_node` of them on a node. `price`: dollars a worker and
+    hour. `failures_per_node_hour`: how often a node is lost; `restart_s`: until another works in its place."""
+
+    name: str
+    rates: Rates
+    workers: int = 1
+    per_node: int = 1
+    price: float = 0.0
+    failures_per_node_hour: float = 0.0
+    restart_s: float = 300.0
+
+    @property
+    def nodes(self) -> int:
+        return math.ceil(self.workers / self.per_node)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One stage on a machine. `hours`: wall time without failures; `expected_hours`: with them; `lost_hours`: worker-hours that
+    failures are expected to cost; `dollars`: at the expected hours, every worker paid for as long as the stage takes."""
+
+    work: Work
+    workers: int
+    hours: float
+    expected_hours: float
+    lost_hours: float
+    dollars: float
+
+
+def estimate(work: Work, documents: int, machine: Machine, checkpoint_steps: int) -> Estimate:
+    """Hours and cost of a stage.
+
+    A shard stage loses, with a node, half of the shard in hand and the time until a node is back; the other nodes go on.
+    Training stands still on one node's loss, goes back half a checkpoint interval on average, and waits. With failures at
+    rate f a node-hour, each costing c hours, the time becomes T / (1 - f c): the failures during the time lost count too."""
+    shared, fixed = machine.rates.seconds(work, documents)
+    parallel = 1 if work.stage in ("train", "retrieve", "import") else min(machine.workers, work.shards)
+    # The last shards end together only on average: half a shard of waiting.
+    seconds = shared / parallel + fixed + (shared / work.shards / 2 if parallel > 1 else 0.0)
+    kept = min(1.0, checkpoint_steps / max(work.units, 1)) if work.stage == "train" else 1 / work.shards
+    share = machine.failures_per_node_hour * (shared * kept / 2 + machine.restart_s) / 3600
+    expected = seconds / (1 - share) if share < 1 else math.inf
+    return Estimate(work, parallel, seconds / 3600, expected / 3600, parallel * (expected - seconds) / 3600,
+                    expected / 3600 * machine.workers * machine.price)

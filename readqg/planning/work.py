@@ -1,0 +1,126 @@
+"""The work of each stage for a corpus of a given size, counted in the tokens that the models read.
+
+Counting tokens, not rows, is what lets a rate that was measured on a few documents speak for a corpus of millions, and for
+other lengths: a transformer's time is proportional to its tokens, but for attention, which at 512 tokens is a tenth of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from readqg.config import RunConfig
+from readqg.reranker.selection import CANDIDATES
+
+_QUERY_ROW_BYTES = 90  # a generated query in compressed Parquet
+_RUN_ROW_BYTES = 24
+_ADAM_COPIES = 3  # a checkpoint holds the weights and two moments
+_SPECIAL_TOKENS = 3
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What the work depends on. `lengths`: tokens of a sample of the documents, uncut. `text_bytes`: of a document."""
+
+    documents: int
+    lengths: tuple[int, ...]
+    text_bytes: float
+    queries: int
+    query_tokens: float
+    written_tokens: float
+    """Tokens of a generated query."""
+    prompt_tokens: int
+    """Soft prompts and separator before a generated query."""
+
+    def mean_tokens(self, most: int) -> float:
+        """Mean tokens of a document cut to `most`."""
+        return sum(min(length, most) for length in self.lengths) / len(self.lengths)
+
+    def pair_tokens(self, max_length: int) -> float:
+        """Mean tokens of a query with a document, the pair cut to `max_length`."""
+        added = self.query_tokens + _SPECIAL_TOKENS
+        return sum(min(length + added, max_length) for length in self.lengths) / len(self.lengths)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One stage. Tokens by how they are read: forward through the generator (`generated`, a prefix and what is written after
+    it), forward through the cross-encoder (`scored`), and forward and back (`trained`)."""
+
+    stage: str
+    units: int
+    unit: str
+    grows_with: str
+    generated: float = 0.0
+    scored: float = 0.0
+    trained: float = 0.0
+    disk_bytes: float = 0.0
+    shards: int = 1
+    models: int = 1
+    """How often a model is loaded one after the other."""
+
+    @property
+    def tokens(self) -> float:
+        return self.generated + self.scored + self.trained
+
+
+def work_of(corpus: Corpus, config: RunConfig, model_bytes: float, label_pairs: int = 0) -> list[Work]:
+    """The stages of `readqg run` in order; with `label_pairs`, labelling that many pairs stands first.
+
+    `model_bytes`: the cross-encoder's weights in float32."""
+    stages = [_label(corpus, config, label_pairs)] if label_pairs else []
+    stages.append(Work("import", corpus.documents, "documents", "documents", disk_bytes=0.45 * corpus.documents * corpus.text_bytes))
+    if corpus.queries:
+        stages.append(Work("retrieve", corpus.queries, "queries", "queries x documents",
+                           disk_bytes=corpus.queries * config.retrieve.top_k * _RUN_ROW_BYTES))
+    stages += [_generate(corpus, config), _train(corpus, config, model_bytes)]
+    if corpus.queries:
+        stages.append(_rank(corpus, config))
+    return stages
+
+
+def written_for(corpus: Corpus, config: RunConfig) -> int:
+    """Documents that queries are written for."""
+    return min(corpus.documents, config.max_documents or corpus.documents)
+
+
+def _label(corpus: Corpus, config: RunConfig, pairs: int) -> Work:
+    tokens = pairs * corpus.pair_tokens(config.rank.max_length)
+    return Work("label", pairs, "pairs", "pairs", scored=tokens, disk_bytes=pairs * _RUN_ROW_BYTES, shards=-(-pairs // 8192))
+
+
+def _generate(corpus: Corpus, config: RunConfig) -> Work:
+    documents = written_for(corpus, config)
+    queries = documents * len(config.generate.relevances) * config.generate.samples
+    each = corpus.prompt_tokens + corpus.mean_tokens(config.generate.document_tokens) + corpus.written_tokens
+    return Work("generate", queries, "queries", "documents", generated=queries * each, disk_bytes=queries * _QUERY_ROW_BYTES,
+                shards=-(-documents // config.generate.shard_rows))
+
+
+def _train(corpus: Corpus, config: RunConfig, model_bytes: float) -> Work:
+    settings = config.reranker
+    documents = written_for(corpus, config)
+    held_out = min(max(1, round(settings.held_out_share * documents)), settings.held_out_max)
+    batch = min(settings.batch, max(2, documents - held_out))
+    steps = -(-(documents - held_out) // batch) * settings.epochs
+    validations = 1 + max(1, steps // config.train.validate_steps)
+    pair = corpus.pair_tokens(settings.max_length)
+    two_queries = 2 * corpus.written_tokens + _SPECIAL_TOKENS
+    negative = two_queries if settings.negative_pair == "query_query" else pair
+    # Eq. 5 searches k(i) among all other pairs without gradient; gradients run through the pairs chosen and that of Eq. 6.
+    searched = steps * (batch * batch - batch) * pair
+    validated = validations * held_out * (CANDIDATES + 1) * pair
+    chosen = steps * batch * (2 * pair + (negative if settings.w_mr else 0))
+    disk = model_bytes * (1 + _ADAM_COPIES * config.train.keep_checkpoints)
+    return Work("train", steps, "steps", "documents", scored=searched + validated, trained=chosen, disk_bytes=disk)
+
+
+def _rank(corpus: Corpus, config: RunConfig) -> Work:
+    queries = min(corpus.queries, config.max_queries or corpus.queries)
+    pairs = 2 * queries * config.retrieve.top_k  # the start and the tuned model
+    return Work("rank", pairs, "pairs", "queries", scored=pairs * corpus.pair_tokens(config.rank.max_length),
+                disk_bytes=pairs * _RUN_ROW_BYTES, shards=2 * -(-queries // 16), models=2)
+
+
+def total_disk(stages: Sequence[Work]) -> float:
+    return sum(stage.disk_bytes for stage in stages)

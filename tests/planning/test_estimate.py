@@ -1,0 +1,108 @@
+"""Sizes, hours and the cost of failures: pure arithmetic, checked against counting and against a simulation."""
+
+import json
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from readqg.config import RunConfig, make
+from readqg.errors import InputError
+from readqg.planning.machine import ACCELERATORS, Machine, Rates, assumed_rates, estimate
+from readqg.planning.work import Corpus, Work, work_of
+
+RATES = Rates(1000.0, 2000.0, 500.0, 1e4, 1e6, 10.0, "a test")
+
+
+def corpus(documents=1000, queries=50, lengths=(100, 300)):
+    return Corpus(documents, tuple(lengths), 1000.0, queries, query_tokens=8.0, written_tokens=12.0, prompt_tokens=15)
+
+
+def stage(name, facts=None, config=None, **kwargs):
+    found = {work.stage: work for work in work_of(facts or corpus(), config or RunConfig(), 1e8, **kwargs)}
+    return found[name]
+
+
+def test_generation_reads_every_document_once_a_query():
+    config = make(RunConfig, {"generate": {"document_tokens": 200, "relevances": (1.0, 0.0), "samples": 3}})
+    work = stage("generate", config=config)
+    assert work.units == 1000 * 2 * 3
+    assert work.generated == pytest.approx(6000 * (15 + (100 + 200) / 2 + 12))
+
+
+def test_a_subset_of_the_documents_bounds_generation_and_training_but_not_the_import():
+    config = make(RunConfig, {"max_documents": 100})
+    assert stage("generate", config=config).units == 200
+    assert stage("import", config=config).units == 1000
+    assert stage("train", config=config).units == math.ceil(90 / 8) * 2
+
+
+def test_a_step_scores_all_other_pairs_and_trains_on_the_chosen_ones():
+    settings = {"batch": 8, "epochs": 1, "held_out_max": 1, "max_length": 512}
+    work = stage("train", corpus(documents=9), make(RunConfig, {"reranker": settings}))
+    pair = corpus().pair_tokens(512)
+    assert work.units == 1
+    assert work.trained == pytest.approx(8 * (2 * pair + 2 * 12 + 3))
+    assert work.scored == pytest.approx(56 * pair + 2 * 1 * 21 * pair)
+
+
+def test_ranking_reads_the_pairs_of_the_start_and_of_the_tuned_model():
+    config = make(RunConfig, {"retrieve": {"top_k": 20}, "max_queries": 10})
+    assert stage("rank", config=config).units == 2 * 10 * 20
+    assert "rank" not in {work.stage for work in work_of(corpus(queries=0), RunConfig(), 1e8)}
+
+
+def test_labelling_stands_first_where_it_is_asked_for():
+    assert work_of(corpus(), RunConfig(), 1e8, label_pairs=10)[0].stage == "label"
+
+
+@given(st.integers(1, 64), st.floats(0, 0.5), st.integers(1, 500))
+def test_more_workers_never_take_longer_and_failures_never_help(workers, failures, shards):
+    work = Work("generate", 1000, "queries", "documents", generated=1e6, shards=shards)
+    one = estimate(work, 1000, Machine("here", RATES), 20)
+    more = estimate(work, 1000, Machine("here", RATES, workers=workers), 20)
+    failing = estimate(work, 1000, Machine("here", RATES, workers=workers, failures_per_node_hour=failures), 20)
+    assert more.hours <= one.hours * (1 + 1e-9)
+    assert failing.expected_hours >= more.hours * (1 - 1e-9)
+    assert more.workers <= shards
+
+
+def test_expected_hours_are_those_of_a_simulated_worker_that_is_killed_at_random():
+    shard_s, shards, failures, restart_s = 60.0, 500, 2.0, 30.0
+    work = Work("generate", 1, "queries", "documents", generated=shard_s * shards * RATES.generate_tokens_per_s, shards=shards)
+    rates = Rates(**{**RATES.__dict__, "start_s": 1e-9})
+    machine = Machine("here", rates, failures_per_node_hour=failures, restart_s=restart_s)
+    rng, runs = random.Random(0), []
+    for _ in range(40):
+        clock = done = 0.0
+        next_kill = rng.expovariate(failures / 3600)
+        while done < shards:
+            if next_kill < clock + shard_s:
+                clock = max(clock, next_kill) + restart_s
+                next_kill = clock + rng.expovariate(failures / 3600)
+                continue
+            clock, done = clock + shard_s, done + 1
+        runs.append(clock / 3600)
+    assert estimate(work, 1, machine, 20).expected_hours == pytest.approx(sum(runs) / len(runs), rel=0.02)
+
+
+def test_where_nodes_are_lost_faster_than_a_shard_is_done_it_never_ends():
+    work = Work("generate", 1, "queries", "documents", generated=1e9, shards=1)
+    assert estimate(work, 1, Machine("here", RATES, failures_per_node_hour=10.0), 20).expected_hours == math.inf
+
+
+def test_a_gpu_that_was_not_measured_says_so_and_a_faster_one_is_faster():
+    h100, l4 = (assumed_rates(kind, 1e8, 2e7) for kind in ("h100", "l4"))
+    assert "not measured" in h100.source
+    assert h100.score_tokens_per_s / l4.score_tokens_per_s == pytest.approx(
+        ACCELERATORS["h100"].peak_tflops / ACCELERATORS["l4"].peak_tflops)
+
+
+def test_rates_come_back_from_their_file_and_others_are_refused(tmp_path):
+    RATES.write(tmp_path / "rates.json")
+    assert Rates.read(tmp_path / "rates.json") == RATES
+    (tmp_path / "rates.json").write_text(json.dumps({**RATES.__dict__, "start_s": -1}))
+    with pytest.raises(InputError, match=r"above 0.*--save-rates"):
+        Rates.read(tmp_path / "rates.json")
