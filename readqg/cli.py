@@ -47,7 +47,7 @@ COMMANDS: dict[str, Command] = {
 }
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 # Parts of a summary that files of the output folder hold, or that a table has shown.
-_NOT_SHOWN = {"parts", "files", "fingerprint", "config", "evaluation", "cut", "seconds"}
+_NOT_SHOWN = {"parts", "files", "fingerprint", "config", "evaluation", "cut", "seconds", "stages", "if_larger"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

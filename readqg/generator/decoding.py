@@ -1,7 +1,8 @@
 """Writing queries with a generator (section 3): greedy, beam search, or top-k sampling with keyed noise.
 
-The library's `generate` does the steps. What it is given here: the model's own logits, with none of the filters that a
-model's generation settings may ask for; a choice of token that is a function of the query's own key (`sampling`); and an end.
+Greedy and sampled tokens come from `stepping`, beams from the library's `generate`. Both are given the model's own logits, with
+none of the filters that a model's generation settings may ask for; a choice of token that is a function of the query's own key
+(`sampling`); and an end.
 A query ends with the end token. A decoder-only backbone may instead go on to a new line, which prompts trained on one-line
 queries do not ask for: there the first line break after some text ends the query too, and only that line is kept.
 """
@@ -23,9 +24,12 @@ from readqg.config import GenerateSettings, make
 from readqg.generator.losses import IGNORED
 from readqg.generator.model import Generator, padded
 from readqg.generator.sampling import FailedItems, Greedy, KeyedTopK, row_key
+from readqg.generator.stepping import decode
 
 Document = tuple[str, Sequence[int]]
 """doc_id and token ids, without special tokens."""
+
+_SAMPLES_TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,16 @@ class QueryWriter:
         """In the order document, relevance, sample. A document without tokens, a query without text and a row whose logits
         are not finite have an `error`; the others go on."""
         settings = self.settings
-        together = settings.samples if settings.decoding == "beam" else 1  # the samples of a beam search come out of one search
+        # The samples of a beam search come out of one search; others share a prefix, as many as memory surely has room for.
+        together = settings.samples if settings.decoding == "beam" else min(settings.samples, _SAMPLES_TOGETHER)
         asked = [
-            _Item(doc_id, ids, relevance, range(first, first + together))
+            _Item(doc_id, ids, relevance, range(first, min(first + together, settings.samples)))
             for (doc_id, ids), relevance, first in product(documents, settings.relevances, range(0, settings.samples, together))
         ]
         todo = [item for item in asked if item.token_ids]
         added = self.generator.added_tokens + settings.max_new_tokens
-        beams = settings.beams if settings.decoding == "beam" else 1
-        lengths = [(len(item.token_ids) + added) * beams for item in todo]
+        rows = [settings.beams if settings.decoding == "beam" else len(item.samples) for item in todo]
+        lengths = [(len(item.token_ids) + added) * count for item, count in zip(todo, rows, strict=True)]
         written, self.last_halvings = run_batches(
             lengths, settings.batch_tokens, lambda rows: self._batch([todo[i] for i in rows])
         )
@@ -91,39 +96,41 @@ class QueryWriter:
     def _batch(self, items: list[_Item]) -> list[list[Query]]:
         document_ids, document_mask = padded([item.token_ids for item in items], 0)
         relevance = torch.tensor([item.relevance for item in items], dtype=torch.float32)
-        decode = self._beam_search if self.settings.decoding == "beam" else self._step_by_step
-        tokens, log_likelihoods = decode(items, (document_ids, document_mask, relevance))
+        write = self._beam_search if self.settings.decoding == "beam" else self._step_by_step
+        tokens, log_likelihoods = write(items, (document_ids, document_mask, relevance))
         rows = zip(tokens.tolist(), self._ends.lengths(tokens).tolist(), log_likelihoods.tolist(), strict=True)
         return [[self._query(item, sample, *next(rows)) for sample in item.samples] for item in items]
 
     def _step_by_step(self, items: list[_Item], documents: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Greedy or top-k: tokens (N, T) and log-likelihoods (N,), NaN where logits were not finite."""
         end_id = self.generator.backbone.end_id
-        chooser = Greedy(end_id)
+        choose = Greedy(end_id)
         if self.settings.decoding == "top_k":
-            keys = [row_key(self.settings.seed, item.doc_id, item.relevance, item.samples[0]) for item in items]
-            chooser = KeyedTopK(end_id, keys, self.settings.top_k, self.settings.temperature)
-        tokens = self._generate(chooser, documents)
-        log_probs = torch.stack(chooser.log_probs, dim=1).double()
-        return tokens, log_probs.masked_fill(~self._ends.within(tokens), 0.0).sum(dim=1)
+            keys = [row_key(self.settings.seed, item.doc_id, item.relevance, sample) for item in items for sample in item.samples]
+            choose = KeyedTopK(end_id, keys, self.settings.top_k, self.settings.temperature)
+        index = torch.repeat_interleave(torch.tensor([len(item.samples) for item in items]))
+        encoded = self.generator.encode(*documents)
+        tokens, log_probs = decode(self.generator, encoded, index, choose, self._ends.ended, self.settings.max_new_tokens)
+        return tokens, log_probs.double().masked_fill(~self._ends.within(tokens), 0.0).sum(dim=1)
 
     def _beam_search(self, items: list[_Item], documents: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The best sequences of every item (length penalty 1, as the library has it), best first: tokens (N * samples, T) and
         log-likelihoods (N * samples,), teacher forced and without any penalty; NaN where logits were not finite."""
         samples = len(items[0].samples)
         guard = FailedItems(self.generator.backbone.end_id, self.settings.beams)
-        tokens = self._generate(guard, documents, num_beams=self.settings.beams, num_return_sequences=samples)
+        tokens = self._generate(guard, documents, samples)
         labels = tokens.masked_fill(~self._ends.within(tokens), IGNORED)
         index = torch.arange(len(items)).repeat_interleave(samples)
         log_probs = self.generator.token_log_likelihoods(self.generator.encode(*documents), index, labels)
         assert guard.failed is not None
         return tokens, log_probs.double().sum(dim=1).masked_fill(guard.failed.repeat_interleave(samples), torch.nan)
 
-    def _generate(self, processor: Any, documents: tuple[Tensor, Tensor, Tensor], **how: Any) -> Tensor:
-        """The tokens written, (rows, T), padded after their end."""
+    def _generate(self, processor: Any, documents: tuple[Tensor, Tensor, Tensor], samples: int) -> Tensor:
+        """The tokens written by beam search, (rows, T), padded after their end."""
         generator, lm = self.generator, self.generator.backbone.lm
-        how |= {"max_new_tokens": self.settings.max_new_tokens, "do_sample": False,
-                "logits_processor": LogitsProcessorList([processor]), "stopping_criteria": StoppingCriteriaList([self._ends])}
+        how = {"max_new_tokens": self.settings.max_new_tokens, "do_sample": False, "num_beams": self.settings.beams,
+               "num_return_sequences": samples, "logits_processor": LogitsProcessorList([processor]),
+               "stopping_criteria": StoppingCriteriaList([self._ends])}
         if generator.kind == "encoder-decoder":
             encoded = generator.encode(*documents)
             memory = BaseModelOutput(last_hidden_state=encoded.states)
@@ -186,8 +193,12 @@ class QueryEnds(StoppingCriteria):
         """(N, T) bool: which tokens belong to their query."""
         return torch.arange(tokens.shape[1], device=tokens.device) < self.lengths(tokens)[:, None]
 
+    def ended(self, tokens: Tensor) -> Tensor:
+        """(N,) bool: the query ends with the last of tokens (N, t)."""
+        return self._at(tokens)[:, -1]
+
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        return self._at(input_ids)[:, -1]
+        return self.ended(input_ids)
 
 
 def _end_ids(generator: Generator) -> list[int]:

@@ -136,7 +136,7 @@ class Generator(nn.Module):
             return Encoded(lm.get_encoder()(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state, mask)
         # The prefix's last token goes with each query: its output is the query's first logits, so the head never sees the prefix.
         prefix, prefix_mask = embeddings[:, :-1], mask[:, :-1]
-        out = lm.base_model(inputs_embeds=prefix, attention_mask=prefix_mask, position_ids=_positions(prefix_mask),
+        out = lm.base_model(inputs_embeds=prefix, attention_mask=prefix_mask, position_ids=positions(prefix_mask),
                             past_key_values=DynamicCache(config=lm.config), use_cache=True)
         pooled = mask.shape[1] - len(self._tail_ids)
         return Encoded(out.last_hidden_state[:, :pooled], mask[:, :pooled], out.past_key_values, prefix_mask, embeddings[:, -1:])
@@ -176,7 +176,7 @@ class Generator(nn.Module):
         cache = copy(encoded.cache)  # the tensors are shared, and replaced, not changed, by selecting and appending
         cache.layers = [copy(layer) for layer in cache.layers]
         cache.batch_select_indices(index)
-        return lm(inputs_embeds=inputs, attention_mask=mask, position_ids=_positions(mask)[:, -labels.shape[1]:],
+        return lm(inputs_embeds=inputs, attention_mask=mask, position_ids=positions(mask)[:, -labels.shape[1]:],
                   past_key_values=cache, use_cache=True).logits
 
 
@@ -192,6 +192,6 @@ def padded(sequences: Sequence[Sequence[int]], value: int, multiple: int = 1) ->
     return ids, mask
 
 
-def _positions(mask: Tensor) -> Tensor:
+def positions(mask: Tensor) -> Tensor:
     """Position of every real token, counted from its own first one."""
     return (mask.cumsum(-1) - 1).clamp(min=0)

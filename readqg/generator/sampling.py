@@ -1,4 +1,4 @@
-"""Which token comes next, as processors of the library's `generate`: greedy, and top-k sampling whose noise is keyed.
+"""Which token comes next: greedy, and top-k sampling whose noise is keyed; and what keeps a beam search sound.
 
 Sampling from a categorical distribution is the same as taking the argmax of its log-probabilities plus Gumbel noise (the
 Gumbel-max trick: Gumbel, 1954). Here the noise of a vocabulary entry is a hash of (seed, doc_id, relevance, sample, step,
@@ -43,34 +43,29 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-class Greedy(LogitsProcessor):
-    """Leaves one token a row: the most likely. Keeps what the unfiltered model thought of it.
+class Greedy:
+    """Chooses the most likely token. Called with raw float32 logits (n, V), the rows of the batch they are of (n,) and the step
+    (0-based); returns tokens (n,) and what the unfiltered model thought of them, (n,) nats, temperature 1.
 
-    Called with scores (B, V): the model's raw logits, float32. Returns (B, V): 0 at the chosen token, -inf elsewhere. Rows whose
-    logits are not finite get `end_id` and a log-probability of NaN; the other rows of the batch go on.
-
-    Attributes:
-        log_probs: one (B,) tensor a step, nats: log-softmax of the raw logits at the chosen token, temperature 1, no filter."""
+    Rows whose logits are not finite get `end_id` and a log-probability of NaN; the other rows of the batch go on."""
 
     def __init__(self, end_id: int) -> None:
         self.end_id = end_id
-        self.log_probs: list[torch.Tensor] = []
 
-    def choose(self, scores: torch.Tensor, step: int) -> torch.Tensor:
-        """Token ids (B,) for logits (B, V)."""
+    def choose(self, scores: torch.Tensor, rows: torch.Tensor, step: int) -> torch.Tensor:
+        """Token ids (n,)."""
         return scores.argmax(dim=-1)
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, scores: torch.Tensor, rows: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         normaliser = scores.logsumexp(dim=-1)
         sound = normaliser.isfinite()
-        tokens = torch.where(sound, self.choose(scores, len(self.log_probs)), self.end_id)
+        tokens = torch.where(sound, self.choose(scores, rows, step), self.end_id)
         chosen = scores.gather(1, tokens[:, None]).squeeze(1) - normaliser
-        self.log_probs.append(torch.where(sound, chosen, torch.nan))
-        return only(tokens, scores)
+        return tokens, torch.where(sound, chosen, torch.nan)
 
 
 class KeyedTopK(Greedy):
-    """Leaves one token a row: a draw from the k most likely, at a temperature, with the noise of the row's key.
+    """Draws from the k most likely tokens, at a temperature, with the noise of the row's key; `keys[i]` is that of row i.
 
     Entries that tie with the k-th stay in, as in the library's own filter, so the draw does not hang on how ties are sorted."""
 
@@ -79,13 +74,14 @@ class KeyedTopK(Greedy):
         self.keys = np.array(keys, dtype=np.uint64)
         self.top_k, self.temperature = top_k, temperature
 
-    def choose(self, scores: torch.Tensor, step: int) -> torch.Tensor:
+    def choose(self, scores: torch.Tensor, rows: torch.Tensor, step: int) -> torch.Tensor:
         threshold = scores.topk(min(self.top_k, scores.shape[1]), dim=-1).values[:, -1:]
-        rows, entries = (scores >= threshold).nonzero(as_tuple=True)
-        noise = gumbel_noise(self.keys[rows.cpu().numpy()], step, entries.cpu().numpy().astype(np.uint64))
-        perturbed = scores[rows, entries].double() / self.temperature + torch.from_numpy(noise).to(scores.device)
+        places, entries = (scores >= threshold).nonzero(as_tuple=True)
+        keys = self.keys[rows[places].cpu().numpy()]
+        noise = gumbel_noise(keys, step, entries.cpu().numpy().astype(np.uint64))
+        perturbed = scores[places, entries].double() / self.temperature + torch.from_numpy(noise).to(scores.device)
         kept = torch.full_like(scores, -torch.inf, dtype=torch.float64)
-        kept[rows, entries] = perturbed
+        kept[places, entries] = perturbed
         return kept.argmax(dim=-1)
 
 

@@ -136,16 +136,18 @@ def _print(summary: dict[str, Any]) -> None:
     machine, corpus = summary["machine"], summary["corpus"]
     table = Table(title=f"{corpus['documents']:,} documents of {corpus['mean_tokens']:.0f} tokens, {corpus['queries']:,} queries; "
                         f"{machine['accelerators']} x {machine['kind']}")
-    for name in ("stage", "work", "tokens", "workers", "time", "memory", "disk", "cost", "grows with"):
-        table.add_column(name, justify="left" if name in ("stage", "grows with") else "right")
+    for name in ("stage", "work", "tokens", "time", "memory", "disk", "cost"):
+        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
     for name, stage in summary["stages"].items():
         table.add_row(
-            name, f"{stage['units']:,} {stage['unit']}", _count(stage["tokens"]), str(stage["workers"]), _hours(stage["expected_hours"]),
-            f"{stage['memory_gib']:.1f} GiB", _gib(stage["disk_gib"]), f"${stage['dollars']:,.2f}", stage["grows_with"])
+            name, f"{stage['units']:,} {stage['unit']}", _count(stage["tokens"]), _hours(stage["expected_hours"]),
+            f"{stage['memory_gib']:.1f} GiB", _gib(stage["disk_gib"]), f"${stage['dollars']:,.2f}")
     total = summary["total"]
     table.add_section()
-    table.add_row("all", "", "", "", _hours(total["expected_hours"]), "", _gib(total["disk_gib"]), f"${total['dollars']:,.2f}", "")
+    table.add_row("all", "", "", _hours(total["expected_hours"]), "", _gib(total["disk_gib"]), f"${total['dollars']:,.2f}")
     console.print(table)
+    grows = "; ".join(f"{name} with {stage['grows_with']}" for name, stage in summary["stages"].items())
+    console.print(f"  grows: {grows}", highlight=False)
     if machine["failures_per_node_hour"]:
         console.print(f"  failures: {machine['failures_per_node_hour']:g} a node-hour on {machine['nodes']} nodes cost "
                       f"{total['lost_hours']:.1f} worker-hours; without them: {_hours(total['hours'])}", highlight=False)

@@ -8,16 +8,18 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
 
 from readqg.config import GenerateSettings, GeneratorSettings, make
 from readqg.errors import ConfigError
+from readqg.generator import decoding as decoding_module
+from readqg.generator import stepping
 from readqg.generator.backbone import Backbone
 from readqg.generator.decoding import Query, QueryEnds, QueryWriter, write_queries
 from readqg.generator.model import Generator
 from readqg.generator.prompts import SoftPrompt
-from readqg.generator.sampling import KeyedTopK, row_key
+from readqg.generator.sampling import Greedy, KeyedTopK, only, row_key
 from tests.builders import llama_tokenizer, tiny_llama, tiny_t5
 
 KINDS = ["t5", "llama-tied"]
@@ -48,6 +50,18 @@ def documents(generator: Generator, texts: list[str] = TEXTS) -> list[tuple[str,
 def write(generator: Generator, texts: list[str] = TEXTS, **changes: Any) -> list[Query]:
     asked = {"max_new_tokens": 12, "decoding": "greedy", **changes}
     return QueryWriter(generator, make(GenerateSettings, asked)).write(documents(generator, texts))
+
+
+class AsProcessor(LogitsProcessor):
+    """A chooser of ours in the library's own decoding."""
+
+    def __init__(self, chooser: Greedy) -> None:
+        self.chooser, self.step = chooser, 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        tokens, _ = self.chooser(scores, torch.arange(len(scores)), self.step)
+        self.step += 1
+        return only(tokens, scores)
 
 
 def plain_generate(generator: Generator, ids: list[int], relevance: float, **how: Any) -> torch.Tensor:
@@ -112,7 +126,7 @@ def test_samples_are_the_keyed_draws_scored_without_filter_and_temperature(gener
     for query in written:
         ids = documents_[query.doc_id]
         chooser = KeyedTopK(generator.backbone.end_id, [row_key(5, query.doc_id, 0.3, query.sample)], 30, temperature)
-        tokens = plain_generate(generator, ids, 0.3, logits_processor=LogitsProcessorList([chooser]))
+        tokens = plain_generate(generator, ids, 0.3, logits_processor=LogitsProcessorList([AsProcessor(chooser)]))
         assert_same(query, expected(generator, ids, 0.3, tokens))
 
 
@@ -145,6 +159,31 @@ def test_samples_differ_and_a_seed_repeats_them(generator: Generator) -> None:
         texts[query.doc_id, query.relevance].add(query.text)
     assert all(len(found) >= 3 for found in texts.values())
     assert sum(a.text == b.text for a, b in zip(first, write(generator, seed=1, **how), strict=True)) < len(first) / 4
+
+
+def test_samples_share_a_prefix_and_are_what_each_alone_would_be(generator: Generator) -> None:
+    how = {"decoding": "top_k", "temperature": 1.5, "max_new_tokens": 9}
+    many = write(generator, samples=11, **how)  # more than are decoded together
+    few = {(q.doc_id, q.relevance, q.sample): q for q in write(generator, samples=2, batch_tokens=1, **how)}
+    assert len(many) == len(TEXTS) * 2 * 11
+    for key, query in few.items():
+        other = next(q for q in many if (q.doc_id, q.relevance, q.sample) == key)
+        assert (other.text, other.n_tokens) == (query.text, query.n_tokens)
+        assert other.log_likelihood == pytest.approx(query.log_likelihood, abs=1e-4)
+
+
+def test_rows_that_have_ended_leave_and_change_nothing(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    how = {"decoding": "top_k", "temperature": 2.0, "top_k": 50, "samples": 6, "max_new_tokens": 40}
+    left, keep_all = [], write(generator, **how)
+    assert len({q.n_tokens for q in keep_all if q.error is None}) > 2, "rows end at different steps"
+    monkeypatch.setattr(stepping, "_ENDED_SHARE", 2.0)
+    assert [(q.text, q.n_tokens) for q in write(generator, **how)] == [(q.text, q.n_tokens) for q in keep_all]
+    monkeypatch.setattr(stepping, "_ENDED_SHARE", 0.0)
+    state = stepping._Prefixed if generator.kind == "decoder-only" else stepping._Encoded
+    keep = state.keep
+    monkeypatch.setattr(state, "keep", lambda self, rows: (left.append(len(rows)), keep(self, rows)))
+    assert [(q.text, q.n_tokens) for q in write(generator, **how)] == [(q.text, q.n_tokens) for q in keep_all]
+    assert left and left == sorted(left, reverse=True)
 
 
 def test_top_1_is_greedy(generator: Generator) -> None:
@@ -220,14 +259,14 @@ def test_a_models_own_filters_are_not_applied(untied: Generator) -> None:
 def test_running_out_of_memory_halves_the_batches_and_changes_no_query(
     untied: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, generate = write(untied), untied.backbone.lm.generate
+    whole, decode = write(untied), decoding_module.decode
 
-    def short_of_memory(**kwargs: Any) -> torch.Tensor:
-        if len(kwargs["attention_mask"]) > 2:
+    def short_of_memory(generator: Generator, encoded: Any, index: torch.Tensor, *rest: Any) -> Any:
+        if len(index) > 2:
             raise torch.OutOfMemoryError("no room for more than two rows")
-        return generate(**kwargs)
+        return decode(generator, encoded, index, *rest)
 
-    monkeypatch.setattr(untied.backbone.lm, "generate", short_of_memory)
+    monkeypatch.setattr(decoding_module, "decode", short_of_memory)
     writer = QueryWriter(untied, make(GenerateSettings, {"max_new_tokens": 12, "decoding": "greedy"}))
     assert [q.text for q in writer.write(documents(untied))] == [q.text for q in whole]
     assert writer.last_halvings >= 2
@@ -266,7 +305,8 @@ def test_a_decoder_only_backbone_keeps_the_first_line(tmp_path: Path) -> None:
     with torch.no_grad():
         lm.get_output_embeddings().weight.zero_()  # every byte is as likely as any other
     written = write(generator, ["the wing"], decoding="top_k", top_k=258, samples=60, relevances=(1.0,), max_new_tokens=40)
-    keys = LogitsProcessorList([KeyedTopK(0, [row_key(0, "d0", 1.0, sample) for sample in range(60)], 258, 1.0)])
+    chooser = KeyedTopK(0, [row_key(0, "d0", 1.0, sample) for sample in range(60)], 258, 1.0)
+    keys = LogitsProcessorList([AsProcessor(chooser)])
     ids, mask = generator.embed_documents(*_repeated(generator, "the wing", 60))
     with torch.no_grad():
         tokens = lm.generate(inputs_embeds=ids, attention_mask=mask, logits_processor=keys, max_new_tokens=40)

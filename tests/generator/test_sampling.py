@@ -15,9 +15,8 @@ NO_IDS = torch.empty(0, dtype=torch.long)
 
 def draw(scores: torch.Tensor, keys: list[int], top_k: int, temperature: float = 1.0, step: int = 0) -> list[int]:
     """Tokens (B,) that a fresh sampler chooses for scores (B, V) at a step."""
-    sampler = KeyedTopK(END, keys, top_k, temperature)
-    sampler.log_probs = [torch.zeros(len(scores))] * step
-    return sampler(NO_IDS, scores).argmax(dim=-1).tolist()
+    tokens, _ = KeyedTopK(END, keys, top_k, temperature)(scores, torch.arange(len(scores)), step)
+    return tokens.tolist()
 
 
 def keys_of(count: int, **changes: object) -> list[int]:
@@ -105,22 +104,27 @@ def test_k_of_one_is_greedy_and_k_may_exceed_the_vocabulary() -> None:
 @pytest.mark.parametrize("chooser", [Greedy(END), KeyedTopK(END, keys_of(3), top_k=2, temperature=0.3)])
 def test_log_probabilities_are_the_unfiltered_models_at_temperature_one(chooser: Greedy) -> None:
     scores = torch.randn(3, 9, generator=torch.Generator().manual_seed(0))
-    tokens = chooser(NO_IDS, scores).argmax(dim=-1)
-    expected = torch.log_softmax(scores, dim=-1).gather(1, tokens[:, None]).squeeze(1)
-    torch.testing.assert_close(chooser.log_probs[0], expected)
+    tokens, log_probs = chooser(scores, torch.arange(3), 0)
+    torch.testing.assert_close(log_probs, torch.log_softmax(scores, dim=-1).gather(1, tokens[:, None]).squeeze(1))
+
+
+def test_a_row_that_has_moved_up_keeps_its_key() -> None:
+    scores = torch.randn(6, 12, generator=torch.Generator().manual_seed(0))
+    chooser = KeyedTopK(END, keys_of(6), top_k=12, temperature=3.0)
+    whole, _ = chooser(scores, torch.arange(6), 4)
+    rows = torch.tensor([1, 4, 5])
+    assert chooser(scores[rows], rows, 4)[0].tolist() == whole[rows].tolist()
 
 
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf])
 @pytest.mark.parametrize("chooser", [Greedy(END), KeyedTopK(END, keys_of(3), top_k=4, temperature=1.0)])
 def test_a_row_with_a_broken_logit_ends_and_the_others_go_on(chooser: Greedy, broken: float) -> None:
-    chooser.log_probs = []
     scores = torch.randn(3, 9, generator=torch.Generator().manual_seed(0))
-    sound = chooser(NO_IDS, scores.clone()).argmax(dim=-1)
-    chooser.log_probs = []
+    sound, _ = chooser(scores.clone(), torch.arange(3), 0)
     scores[1, 4] = broken
-    tokens = chooser(NO_IDS, scores).argmax(dim=-1)
+    tokens, log_probs = chooser(scores, torch.arange(3), 0)
     assert tokens[1] == END
-    assert chooser.log_probs[0].isnan().tolist() == [False, True, False]
+    assert log_probs.isnan().tolist() == [False, True, False]
     assert tokens[[0, 2]].tolist() == sound[[0, 2]].tolist()
 
 
