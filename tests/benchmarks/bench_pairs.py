@@ -1,0 +1,136 @@
+"""Scores to pairs, out of core, against dictionaries in Python (the authors' way), on synthetic scores of MS MARCO's shape.
+
+    python -m tests.benchmarks.bench_pairs --rows 10_000_000 --baseline-rows 1_000_000
+
+Passages are drawn from a Zipf-like law, ids are strings. Prints rows a second of both, their ratio, and the peak resident memory of
+all of our processes together. The rows are written once to --work and used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from readqg import api
+from readqg.config import Compute, PairsConfig
+from tests.benchmarks.timing import machine
+
+_CHUNK = 1 << 20
+
+
+def main() -> None:
+    args = _args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    passages = max(1000, args.rows * 88 // 1600)  # 160 M rows, 8.8 M passages
+    scores, documents, queries = _inputs(args.work, args.rows, passages)
+    print(f"{machine()}\n{args.rows:,} rows, {passages:,} passages", flush=True)
+    rates = []
+    for _ in range(args.runs):
+        with TemporaryDirectory(dir=args.work) as out, _Peak() as peak:
+            config = PairsConfig(scores=str(scores), documents=str(documents), queries=str(queries), out=f"{out}/pairs",
+                                 partitions=args.partitions, compute=Compute(workers=args.workers))
+            began = time.perf_counter()
+            summary = api.pairs(config)
+            took = time.perf_counter() - began
+        rates.append(args.rows / took)
+        print(f"ours: {took:.1f} s, {rates[-1]:,.0f} rows/s, peak {peak.gib:.2f} GiB, {summary['kept']:,} passages kept", flush=True)
+    baseline = [_dictionaries(scores, args.baseline_rows) for _ in range(args.runs)]
+    ratios = [own / base for own, base in zip(rates, baseline, strict=True)]
+    print(f"baseline: {statistics.median(baseline):,.0f} rows/s on {args.baseline_rows:,} rows; ratio {statistics.median(ratios):.1f} "
+          f"(min {min(ratios):.1f}, max {max(ratios):.1f})")
+
+
+def _inputs(work: Path, rows: int, passages: int) -> tuple[Path, Path, Path]:
+    """Score, passage and query files; made once."""
+    rng = np.random.default_rng(0)
+    queries = max(100, rows // 320)
+    scores, documents, texts = (work / f"{name}-{rows}.parquet" for name in ("scores", "documents", "queries"))
+    if not documents.exists():
+        schema = pa.schema([("query_id", pa.string()), ("doc_id", pa.string()), ("score", pa.float32())])
+        with pq.ParquetWriter(scores, schema) as writer:
+            for start in range(0, rows, _CHUNK):
+                n = min(_CHUNK, rows - start)
+                doc = (passages * rng.random(n) ** 2).astype(np.int64)  # a few passages have many queries
+                columns = [rng.integers(queries, size=n).astype(str), doc.astype(str), rng.normal(-4, 5, n).astype(np.float32)]
+                writer.write_table(pa.table([pa.array(c) for c in columns], schema=schema))
+        _texts(texts, "_id", queries, "a query of some words")
+        _texts(documents, "_id", passages, "a passage of some sixty words " * 10)
+    return scores, documents, texts
+
+
+def _texts(path: Path, id_field: str, count: int, text: str) -> None:
+    schema = pa.schema([(id_field, pa.string()), ("title", pa.string()), ("text", pa.string())])
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, count, _CHUNK):
+            n = min(_CHUNK, count - start)
+            ids = pa.array(np.arange(start, start + n).astype(str))
+            writer.write_table(pa.table([ids, pa.array([""] * n), pa.array([text] * n)], schema=schema))
+
+
+def _dictionaries(scores: Path, rows: int, m: int = 4) -> float:
+    """Rows a second of grouping, normalising and choosing with dictionaries, one row at a time, written as JSON lines would be."""
+    table = next(pq.ParquetFile(scores).iter_batches(rows)).to_pylist()
+    began = time.perf_counter()
+    by_passage: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in table:
+        by_passage[row["doc_id"]][row["query_id"]] = row["score"]
+    kept = 0
+    for found in by_passage.values():
+        ranked = sorted(found.items(), key=lambda item: -item[1])
+        if len(ranked) < 2 * m:
+            continue
+        high, low = ranked[0][1], ranked[-1][1]
+        relevance = {query: (score - low) / (high - low or 1.0) for query, score in ranked}
+        kept += bool(relevance and ranked[:m] and ranked[-m:])
+    return len(table) / (time.perf_counter() - began)
+
+
+class _Peak:
+    """Peak resident memory of this process and all its children, shared pages counted once a process."""
+
+    def __enter__(self) -> _Peak:
+        self.gib, self._stop = 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        me = psutil.Process()
+        while not self._stop.wait(0.5):
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    memory = process.memory_full_info()
+                    total += getattr(memory, "pss", memory.rss)
+                except psutil.Error:
+                    continue
+            self.gib = max(self.gib, total / 1024**3)
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def _args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--baseline-rows", type=int, default=1_000_000)
+    parser.add_argument("--partitions", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--work", type=Path, default=Path("bench-pairs"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
