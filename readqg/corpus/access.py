@@ -120,6 +120,10 @@ class Documents:
         if unknown:
             more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
             raise InputError(f"{self.path} has no document {unknown[0]!r}{more}. Is it the corpus that those ids come from?")
+        return self.take([row for row in rows if row is not None])
+
+    def take(self, rows: Sequence[int]) -> pa.Table:
+        """Rows by their numbers, in the order given: doc_id, title, text. Only the parts that hold them are read."""
         wanted = np.asarray(rows, dtype=np.int64)
         part_of = np.searchsorted(self._starts, wanted, side="right") - 1
         order = np.argsort(part_of, kind="stable")

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from readqg import models, sample, shards
 from readqg.config import GenerateConfig
-from readqg.corpus import document_text, subset
+from readqg.corpus import Documents, document_text, subset
 from readqg.generator.backbone import Backbone
 from readqg.generator.decoding import Query, QueryWriter
 from readqg.generator.model import Generator
@@ -62,8 +61,7 @@ class GenerateStage(ShardStage):
     def read(self, index: int) -> pa.Table:
         """Documents: doc_id, title, text."""
         rows = self._rows[index * self.config.shard_rows : (index + 1) * self.config.shard_rows]
-        span = self.folder.read(rows[0], rows[-1] + 1, columns=list(_DOCUMENTS))
-        return span.take(pa.array(np.asarray(rows) - rows[0]))
+        return Documents.open(self.config.documents).take(rows)
 
     def prepare(self, table: pa.Table) -> pa.Table:
         """Adds `_ids`: the tokens of title + " " + text, cut to `document_tokens`; none for a document without text."""
