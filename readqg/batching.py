@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from readqg.trying import alive, batch_share
+
 logger = logging.getLogger("readqg")
 
 T = TypeVar("T")
@@ -41,12 +43,14 @@ def token_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 def run_batches(lengths: Sequence[int], max_tokens: int, fn: Callable[[list[int]], Sequence[T]]) -> tuple[list[T], int]:
     """Run `fn` over the batches of `token_batches`: `fn(indices)` gives one result a row, in the order of `indices`.
 
-    When `fn` runs out of memory the budget is halved, the rows not yet done are batched anew, and the work goes on.
+    When `fn` runs out of memory the budget is halved, the rows not yet done are batched anew, and the work goes on. The
+    try of a shard may have lowered the budget from the start (`readqg.trying`).
     Returns the results in input order and how many times the budget was halved. Raises the error of `fn` when it is of
     another kind, or when a single row does not fit, and `ValueError` when `fn` gives another number of results."""
     results: dict[int, T] = {}
     todo = list(range(len(lengths)))
     halvings = 0
+    max_tokens = max(1, int(max_tokens * batch_share()))
     while todo:
         batches = [[todo[i] for i in batch] for batch in token_batches([lengths[i] for i in todo], max_tokens)]
         failed = _run_until_out_of_memory(batches, fn, results)
@@ -73,6 +77,7 @@ def _run_until_out_of_memory(
                 raise
             return batch
         results.update(zip(batch, values, strict=True))
+        alive()
     return None
 
 

@@ -74,6 +74,9 @@ class Compute(Settings):
     device: Literal["auto", "cpu", "cuda"] = _placement("auto")
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto`: bf16 where the processor or GPU has it natively, else fp32."""
+    stall_s: float = _placement(900.0, gt=0)
+    """A worker that has a shard in hand and finishes neither it nor a batch of it for so long is killed, and the shard tried again. A
+    batch takes seconds, a minute or two where kernels are compiled first or a large model runs on a slow CPU."""
     max_error_share: float = _placement(0.1, ge=0, le=1)
     """A run fails when more than this share of its rows has an error; what is done stays."""
 

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from readqg.shards import OutputFolder
-from readqg.stage import ShardStage, compute_shard
+from readqg.stage import ShardStage, compute_shard, prepare_shard
 
 
 def run_here(stage: ShardStage, folder: OutputFolder, max_error_share: float = 1.0) -> dict[str, Any]:
@@ -17,6 +17,6 @@ def run_here(stage: ShardStage, folder: OutputFolder, max_error_share: float = 1
         stage.load()
     for index in missing:
         begun = time.monotonic()
-        result = compute_shard(stage, stage.prepare(stage.read(index)))
+        result = compute_shard(stage, prepare_shard(stage, stage.read(index)))
         folder.commit(index, stage.total, result, stage.row_groups(result.table), time.monotonic() - begun)
     return folder.finish(stage.total, max_error_share)

@@ -7,6 +7,8 @@ picklable objects made from a config class; heavy things (models) are made in `l
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,8 +71,14 @@ class ShardStage:
         return None
 
     def metrics(self) -> dict[str, float]:
-        """Counters of the last `compute` (tokens, out-of-memory halvings), kept beside the part."""
+        """Figures of the last `compute` (tokens, out-of-memory halvings), kept beside the part: a kill may lose them."""
         return {}
+
+    def counts(self) -> dict[str, int]:
+        """Exact counts of the last `compute`, kept in the part's footer and added up in `_SUCCESS`. By default: how often
+        running out of memory halved the batches, where it did."""
+        halvings = int(self.metrics().get("halvings", 0))
+        return {"halvings": halvings} if halvings else {}
 
 
 @dataclass
@@ -84,22 +92,91 @@ class ShardResult:
     first_id: str = ""
     last_id: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+_NOT_PREPARED = "_not_prepared"
+
+
+def prepare_shard(stage: ShardStage, table: pa.Table) -> pa.Table:
+    """`stage.prepare`, so that one bad row costs one row: after an exception the rows are prepared one by one, and one that
+    raises alone carries the message along to `compute_shard`. Where every row raises, the first exception is passed on."""
+    try:
+        return stage.prepare(table)
+    except Exception as error:
+        if not stage.independent_rows:
+            raise
+        log.warning("%s: a shard of %d rows could not be prepared (%s); it is done row by row", stage.name, table.num_rows, error)
+        rows = [_prepare_row(stage, table.slice(i, 1)) for i in range(table.num_rows)]
+        if all(_NOT_PREPARED in row.column_names for row in rows):
+            raise
+        return pa.concat_tables(rows, promote_options="permissive")
+
+
+def _prepare_row(stage: ShardStage, row: pa.Table) -> pa.Table:
+    try:
+        return stage.prepare(row)
+    except Exception as error:
+        return row.append_column(_NOT_PREPARED, pa.array([_said(error)]))
 
 
 def compute_shard(stage: ShardStage, table: pa.Table) -> ShardResult:
     """Compute a shard so that one bad row costs one row: after an exception the shard is done row by row, and a row
     that raises alone becomes `stage.failed(row, message)`. Where every row raises, the fault is not the rows': the first
     exception is passed on, and nothing is committed."""
+    if _NOT_PREPARED in table.column_names:
+        return compute_rows(stage, table)
     try:
         out = stage.compute(table)
     except Exception as error:
         if not stage.independent_rows:
             raise
         log.warning("%s: a shard of %d rows failed (%s); it is done row by row", stage.name, table.num_rows, error)
-        rows = [_compute_row(stage, table.slice(i, 1)) for i in range(table.num_rows)]
-        if len(rows) > 1 and not any(computed for computed, _ in rows):
-            raise
-        out = pa.concat_tables([done for _, done in rows])
+        return compute_rows(stage, table, cause=error)
+    return _result(stage, table, out, stage.metrics(), stage.counts())
+
+
+def compute_rows(
+    stage: ShardStage,
+    table: pa.Table,
+    given_up: Mapping[int, str] | None = None,
+    in_hand: Callable[[int], None] = lambda row: None,
+    cause: Exception | None = None,
+) -> ShardResult:
+    """Compute a shard row by row. `in_hand(i)` is called before row i; a row in `given_up` (row -> message) is not touched. Raises
+    the first exception, or `cause`, where every row of several raises."""
+    given_up = dict(given_up or {})
+    if _NOT_PREPARED in table.column_names:
+        messages = table[_NOT_PREPARED].to_pylist()
+        given_up |= {i: message for i, message in enumerate(messages) if message is not None}
+        table = table.drop_columns([_NOT_PREPARED])
+    metrics: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    done, raised = [], 0
+    for i in range(table.num_rows):
+        row = table.slice(i, 1)
+        if i in given_up:
+            done.append(stage.failed(row, given_up[i]))
+            continue
+        in_hand(i)
+        try:
+            done.append(stage.compute(row).select(stage.schema.names).cast(stage.schema))
+        except Exception as error:
+            cause = cause or error
+            raised += 1
+            done.append(stage.failed(row, _said(error)))
+            continue
+        metrics.update(stage.metrics())
+        counts.update(stage.counts())
+    if cause is not None and raised > 1 and raised == table.num_rows - len(given_up):
+        raise cause
+    out = pa.concat_tables(done) if done else stage.schema.empty_table()
+    return _result(stage, table, out, dict(metrics), dict(counts))
+
+
+def _result(
+    stage: ShardStage, table: pa.Table, out: pa.Table, metrics: dict[str, float], counts: dict[str, int]
+) -> ShardResult:
     out = out.select(stage.schema.names).cast(stage.schema)
     ids, done = _keys(table, stage.key), _keys(out, stage.key)
     bad = _keys(out.filter(pc.is_valid(out["error"])), stage.key) if "error" in out.column_names else []
@@ -110,15 +187,13 @@ def compute_shard(stage: ShardStage, table: pa.Table) -> ShardResult:
         nothing=len(set(ids) - set(done)),
         first_id="/".join(ids[0]) if ids else "",
         last_id="/".join(ids[-1]) if ids else "",
-        metrics=stage.metrics(),
+        metrics=metrics,
+        counts=counts,
     )
 
 
-def _compute_row(stage: ShardStage, row: pa.Table) -> tuple[bool, pa.Table]:
-    try:
-        return True, stage.compute(row).select(stage.schema.names).cast(stage.schema)
-    except Exception as error:
-        return False, stage.failed(row, f"{type(error).__name__}: {error}")
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _keys(table: pa.Table, key: tuple[str, ...]) -> list[tuple[str, ...]]:

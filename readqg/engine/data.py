@@ -12,23 +12,29 @@ import json
 import logging
 import time
 import warnings
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pyarrow as pa
 
 from readqg.config import Compute, identity
 from readqg.engine import cluster
+from readqg.engine.watchdog import watched
 from readqg.errors import ReadQGError, RunError
+from readqg.ladder import MOST_DEATHS, compute_carefully
 from readqg.progress import Progress
 from readqg.shards import OutputFolder
-from readqg.stage import ShardResult, ShardStage, compute_shard
+from readqg.shards.attempts import Attempt, attempt
+from readqg.stage import ShardResult, ShardStage, prepare_shard
 
 import ray  # isort: skip  (after `cluster`, which sets what Ray reads at import)
 
 log = logging.getLogger("readqg")
 
 _STEP_CPUS = 0.25  # never 0, and never so much that the pool and the steps do not fit on two CPUs
-_TRIES = 3
+_LOADING_DEATHS = 3
+# What bounds the tries of a shard is the ladder. Ray's own bound is above it: a shard waiting behind one that kills loses tries too.
+_RAY_RETRIES = 3 * MOST_DEATHS
 
 
 def run(stage: ShardStage, config: Any) -> dict[str, Any]:
@@ -53,7 +59,12 @@ def _run_missing(stage: ShardStage, folder: OutputFolder, compute: Compute) -> N
     missing = folder.missing(stage.total)
     if not missing:
         return
-    with cluster.connect(compute), Progress(stage.name, stage.total, "shards", stage.total - len(missing)) as progress:
+    there = stage.total - len(missing)
+    with (
+        cluster.connect(compute),
+        watched(folder, compute.stall_s),
+        Progress(stage.name, stage.total, "shards", there) as progress,
+    ):
         began, rows = time.monotonic(), 0
         for receipt in _receipts(stage, folder, compute, missing):
             rows += receipt["inputs"]
@@ -65,24 +76,24 @@ def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing
     context.enable_progress_bars = False
     context.max_errored_blocks = 0
     context.raise_original_map_exception = True
-    context.max_consecutive_actor_init_deaths = _TRIES
+    context.max_consecutive_actor_init_deaths = _LOADING_DEATHS
     for name in ("ray.data", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
     shards = ray.data.from_items([{"shard": i} for i in missing], override_num_blocks=len(missing))
-    data = shards.map_batches(_Read(stage), batch_size=1, batch_format="pyarrow", num_cpus=_STEP_CPUS)
+    data = shards.map_batches(_Read(stage, folder), batch_size=1, batch_format="pyarrow", num_cpus=_STEP_CPUS)
     if stage.needs_model:
         with warnings.catch_warnings():
             # Ray 2.60 takes what bounds its retries only as remote arguments, and says that 2.64 will not; Ray is pinned below that.
             warnings.simplefilter("ignore")
             data = data.map_batches(
                 _Model,
-                fn_constructor_args=(stage,),
+                fn_constructor_args=(stage, folder),
                 batch_size=1,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=compute.workers, max_tasks_in_flight_per_actor=2),
                 num_cpus=cluster.model_cpus(compute.workers),
                 num_gpus=1 if cluster.has_gpu(compute) else None,
-                max_task_retries=_TRIES - 1,
+                max_task_retries=_RAY_RETRIES,
             )
     data = data.map_batches(_Commit(stage, folder), batch_size=1, batch_format="pyarrow", num_cpus=_STEP_CPUS)
     try:
@@ -109,31 +120,32 @@ def _explained(stage: ShardStage, error: BaseException) -> ReadQGError:
 class _Read:
     """CPU step: the rows of a shard, read and prepared. A stage without a model is computed here too."""
 
-    def __init__(self, stage: ShardStage) -> None:
-        self.stage = stage
+    def __init__(self, stage: ShardStage, folder: OutputFolder) -> None:
+        self.stage, self.folder = stage, folder
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         index = batch["shard"][0].as_py()
-        began = time.monotonic()
-        table = self.stage.prepare(self.stage.read(index))
         if self.stage.needs_model:
-            return _row(index, {}, table)
-        self.stage.load()
-        return _pack(index, compute_shard(self.stage, table), time.monotonic() - began)
+            return _row(index, {}, prepare_shard(self.stage, self.stage.read(index)))
+        with _attempt(self.folder, index) as under_way:
+            began = time.monotonic()
+            table = prepare_shard(self.stage, self.stage.read(index))
+            self.stage.load()
+            return _pack(index, compute_carefully(self.stage, table, under_way), time.monotonic() - began)
 
 
 class _Model:
     """A model worker."""
 
-    def __init__(self, stage: ShardStage) -> None:
-        self.stage = stage
+    def __init__(self, stage: ShardStage, folder: OutputFolder) -> None:
+        self.stage, self.folder = stage, folder
         stage.load()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         index, _, table = _unrow(batch)
-        began = time.monotonic()
-        result = compute_shard(self.stage, table)
-        return _pack(index, result, time.monotonic() - began)
+        with _attempt(self.folder, index) as under_way:
+            began = time.monotonic()
+            return _pack(index, compute_carefully(self.stage, table, under_way), time.monotonic() - began)
 
 
 class _Commit:
@@ -150,8 +162,13 @@ class _Commit:
         return pa.table({"receipt": [json.dumps(receipt)]})
 
 
+def _attempt(folder: OutputFolder, index: int) -> AbstractContextManager[Attempt]:
+    """A try of a shard in this worker, with what the watchdog needs to find it."""
+    return attempt(folder.path, folder.run_id, index, {"node": ray.get_runtime_context().get_node_id()})
+
+
 def _pack(index: int, result: ShardResult, seconds: float) -> pa.Table:
-    facts = {name: getattr(result, name) for name in ("inputs", "errors", "nothing", "first_id", "last_id", "metrics")}
+    facts = {name: getattr(result, name) for name in ("inputs", "errors", "nothing", "first_id", "last_id", "metrics", "counts")}
     return _row(index, {**facts, "seconds": seconds}, result.table)
 
 

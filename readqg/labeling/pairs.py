@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +41,7 @@ class PairsStage(ShardStage):
         self.texts = texts
         self.partitioned = (Path(config.out) / PARTITIONED).absolute()
         self._inputs = {"scores": scores.fingerprint, **texts.fingerprints}
-        self._counts: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
 
     def inputs(self) -> dict[str, str]:
         return self._inputs
@@ -79,7 +78,7 @@ class PairsStage(ShardStage):
         }
         return with_text.select(self.schema.names).to_arrow().cast(self.schema)
 
-    def metrics(self) -> dict[str, float]:
+    def counts(self) -> dict[str, int]:
         return self._counts
 
 
@@ -106,19 +105,11 @@ def _begin(stage: PairsStage | PartitionStage, config: PairsConfig, path: Path) 
 
 def pairs_summary(out: str | Path) -> dict[str, Any]:
     """What became of the scores, of a finished pairs folder: scored pairs, those left out as unscored or unknown, duplicates;
-    passages, those kept, and those dropped by reason. Folded from what the parts left in `_metrics`."""
-    read, made = _folded(Path(out) / PARTITIONED), _folded(Path(out))
+    passages, those kept, and those dropped by reason."""
+    read, made = (Counter(open_input(folder).success["counts"]) for folder in (Path(out) / PARTITIONED, Path(out)))
     return {
         "scored_pairs": read["inputs"] - read["unscored"],
         **{name: read[name] for name in ("unscored", "unknown_passage", "unknown_query")},
         "duplicates": made["duplicates"], "passages": made["passages"], "kept": made["rows"],
         "dropped": {reason: made[f"dropped_{reason}"] for reason in _DROPPED},
     }
-
-
-def _folded(folder: Path) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for file in sorted((folder / "_metrics").glob("*.json")):
-        facts = json.loads(file.read_text())
-        total.update({name: int(value) for name, value in facts.items() if isinstance(value, int | float)})
-    return total

@@ -43,7 +43,7 @@ class PartitionStage(ShardStage):
         self.config = config
         self.scores = scores
         self.texts = texts
-        self._counts: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
 
     def inputs(self) -> dict[str, str]:
         return {"scores": self.scores.fingerprint, **self.texts.fingerprints}
@@ -77,7 +77,7 @@ class PartitionStage(ShardStage):
         lengths: list[int] = np.bincount(table["partition"].to_numpy(), minlength=self.config.partitions).tolist()
         return lengths
 
-    def metrics(self) -> dict[str, float]:
+    def counts(self) -> dict[str, int]:
         return self._counts
 
 

@@ -4,8 +4,9 @@
 OUT/
   _config.json                     what was asked: stage, config, input and model fingerprints, versions; written first
   part-00003-of-00064.parquet      one shard, whole; its footer holds counts, first and last input id, input fingerprint
+  _attempts/00003.2                a try that has begun: host, pid, driver run; the row in hand once it is done row by row
   _tmp/<run id>/                   tries under way of one driver
-  _metrics/00003.json              per part: sha256, seconds, counters; outside every digest
+  _metrics/00003.json              per part: sha256, seconds, tokens, tries; outside every digest
   _SUCCESS                         written last: counts, shards, sha256 of every part (or, for a model, of every file)
 ```
 A try is written to `_tmp`, synced, read back with its page checksums, then hard-linked to the final name only if that name is

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,10 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from readqg.errors import FolderError, RunError
+from readqg.shards.attempts import clear_attempts
 from readqg.shards.files import FOOTER_KEY, explained, fingerprint, part_name, read_footer, read_json, sha256_file, write_whole
 from readqg.stage import ShardResult
 
+log = logging.getLogger("readqg")
+
 _STALE_TRY_S = 86_400.0
+_COUNTS = ("inputs", "rows", "errors", "nothing")
 _VERSIONED = ("readqg", "torch", "transformers", "ray", "pyarrow")
 
 
@@ -72,6 +78,7 @@ class OutputFolder:
                 + "\n".join(f"  {line}" for line in changed)
                 + "\nGive another --out, or the same values, or delete that folder."
             )
+        folder._reopen()
         folder._sweep()
         return folder
 
@@ -96,13 +103,19 @@ class OutputFolder:
     ) -> dict[str, Any]:
         """Write one shard and make it appear. Returns its receipt; a shard that is there already is left as it is."""
         name = part_name(index, total)
-        counts = {"inputs": result.inputs, "rows": result.table.num_rows, "errors": result.errors, "nothing": result.nothing}
+        counts = {
+            "inputs": result.inputs,
+            "rows": result.table.num_rows,
+            "errors": result.errors,
+            "nothing": result.nothing,
+        }
         footer = {
             "stage": self.stage,
             "input": self.input_fingerprint,
             "first": result.first_id,
             "last": result.last_id,
             **counts,
+            **({"counts": result.counts} if result.counts else {}),
         }
         schema = result.table.schema.with_metadata({FOOTER_KEY: json.dumps(footer, sort_keys=True).encode()})
         with explained(f"writing {self.path / name}"):
@@ -117,9 +130,10 @@ class OutputFolder:
             finally:
                 try_path.unlink(missing_ok=True)
             if won:
-                metrics = {"sha256": digest, "seconds": round(seconds, 3), **counts, **result.metrics}
+                metrics = {"sha256": digest, "seconds": round(seconds, 3), **counts, **result.counts, **result.metrics}
                 (self.path / "_metrics").mkdir(exist_ok=True)
                 write_whole(self.path / "_metrics" / f"{index:05d}.json", json.dumps(metrics))
+        clear_attempts(self.path, index)
         return {"index": index, "committed": won, **counts, **result.metrics}
 
     def summary(self, total: int) -> dict[str, Any]:
@@ -128,9 +142,11 @@ class OutputFolder:
         if absent:
             raise FolderError(f"{self.path}: {len(absent)} of {total} shards are not there yet.")
         parts = {part_name(i, total): self._part_facts(i, total) for i in range(total)}
-        counts = {key: sum(p[key] for p in parts.values()) for key in ("inputs", "rows", "errors", "nothing")}
+        counts = Counter(dict.fromkeys(_COUNTS, 0))
+        for facts in parts.values():
+            counts.update({name: count for name, count in facts.items() if name != "sha256"})
         return {
-            "counts": counts,
+            "counts": dict(counts),
             "shards": total,
             "parts": parts,
             "fingerprint": fingerprint([p["sha256"] for p in parts.values()]),
@@ -175,11 +191,12 @@ class OutputFolder:
         footer = read_footer(path)
         if (footer["stage"], footer["input"]) != (self.stage, self.input_fingerprint):
             raise FolderError(f"{path} was made by {footer['stage']} from another input. Delete it and give the same command again.")
-        return {"sha256": sha256_file(path), **{key: footer[key] for key in ("inputs", "rows", "errors", "nothing")}}
+        return {"sha256": sha256_file(path), **{key: footer[key] for key in _COUNTS}, **footer.get("counts", {})}
 
     def _succeed(self, success: dict[str, Any]) -> dict[str, Any]:
         self._create("_SUCCESS", json.dumps({"stage": self.stage, **success}, indent=1, default=float).encode())
-        shutil.rmtree(self.tmp, ignore_errors=True)
+        for leftover in (self.tmp, self.path / "_attempts"):
+            shutil.rmtree(leftover, ignore_errors=True)
         return self.success()
 
     def _create(self, name: str, content: bytes) -> None:
@@ -193,6 +210,15 @@ class OutputFolder:
                 os.fsync(file.fileno())
             _link(try_path, self.path / name)
             try_path.unlink()
+
+    def _reopen(self) -> None:
+        """A finished folder that has lost parts is unfinished again: only they are made anew."""
+        if not self.done:
+            return
+        absent = [name for name in self.success().get("parts", {}) if not (self.path / name).exists()]
+        if absent:
+            log.warning("%s: %d parts are gone, first %s; they are made again", self.path, len(absent), absent[0])
+            (self.path / "_SUCCESS").unlink(missing_ok=True)
 
     def _sweep(self) -> None:
         """Remove tries that nobody can still be writing."""

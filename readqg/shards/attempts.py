@@ -1,0 +1,127 @@
+"""`_attempts/`: which shard is in whose hand, so that the next try knows what became of the last.
+
+`_attempts/00003.2` is the second try of shard 3 that has begun: a small JSON file with host, process and driver run, and with the row
+in hand where rows are done one by one. A try that ends, well or with an exception, removes its file; what stays is that of a worker
+that died. It counts as the shard's doing only when its driver lived on and tried again: a try that went down with its
+driver, or was stopped with it, says nothing of the shard.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from readqg.shards.files import explained, write_whole
+
+WHOLE = -1
+"""Noted in place of a row: every row has been done alone, and now the shard is done whole."""
+
+
+@dataclass
+class Attempt:
+    """A try under way. `deaths`: what earlier tries of the shard left that killed their worker, oldest first."""
+
+    path: Path
+    facts: dict[str, Any]
+    deaths: list[dict[str, Any]]
+
+    def note(self, row: int) -> None:
+        """`row` (0-based in the shard, or `WHOLE`) is in hand now."""
+        self.facts["row"] = row
+        write_whole(self.path, json.dumps(self.facts))
+
+    def alive(self) -> None:
+        """There is progress: the file is as new as now."""
+        with suppress(FileNotFoundError):
+            os.utime(self.path)
+
+
+@contextmanager
+def attempt(out: Path, run_id: str, index: int, where: dict[str, Any] | None = None) -> Iterator[Attempt]:
+    """A try of shard `index` under way in this process, for the driver run `run_id`. `where` is kept in its file.
+
+    Raises `FolderError` where the file cannot be written."""
+    folder = out / "_attempts"
+    with explained(f"writing {folder}"):
+        folder.mkdir(exist_ok=True)
+        earlier = sorted((p for p in folder.glob(f"{index:05d}.*") if p.suffix[1:].isdigit()), key=_number)
+        deaths = [death for path in earlier if (death := _death(path, run_id)) is not None]
+        facts = {
+            "host": socket.gethostname(), "pid": os.getpid(), "started": process_start(os.getpid()),
+            "run": run_id, "oom_kills": oom_kills(), **(where or {}),
+        }
+        path = _begun(folder, index, _number(earlier[-1]) + 1 if earlier else 1, facts)
+    try:
+        yield Attempt(path, facts, deaths)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def clear_attempts(out: Path, index: int) -> None:
+    """Forget the tries of a shard that is committed."""
+    for path in (out / "_attempts").glob(f"{index:05d}.*"):
+        path.unlink(missing_ok=True)
+
+
+def under_way(out: Path, run_id: str) -> dict[Path, dict[str, Any]]:
+    """The tries of a driver run that have neither ended nor been found dead, each with when its file last changed, in
+    `changed` (seconds on the file system's clock)."""
+    found = {}
+    for path in (out / "_attempts").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ValueError):
+            facts = {"changed": path.stat().st_mtime, **json.loads(path.read_text())}
+            if facts["run"] == run_id and not facts.get("died"):
+                found[path] = facts
+    return found
+
+
+def oom_kills() -> int | None:
+    """How many processes the kernel has killed on this machine for want of memory; None where it does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return None
+
+
+def process_start(pid: int) -> str | None:
+    """When a process began, in the kernel's ticks: with its number, what identifies it. None where the kernel does not say."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return None
+
+
+def _number(path: Path) -> int:
+    return int(path.suffix[1:])
+
+
+def _begun(folder: Path, index: int, number: int, facts: dict[str, Any]) -> Path:
+    while True:
+        path = folder / f"{index:05d}.{number}"
+        try:
+            with path.open("x") as file:
+                file.write(json.dumps(facts))
+        except FileExistsError:  # another driver's try of the same shard
+            number += 1
+            continue
+        return path
+
+
+def _death(path: Path, run_id: str) -> dict[str, Any] | None:
+    """What a try left that killed its worker; one of this run is marked as such, for the runs to come."""
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):  # it has ended meanwhile; or the machine went down while it was written
+        return None
+    if facts.get("died"):
+        return facts
+    if facts.get("run") != run_id:
+        return None
+    write_whole(path, json.dumps({**facts, "died": True}))
+    return facts
