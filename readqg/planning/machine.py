@@ -10,6 +10,8 @@ from pathlib import Path
 from readqg.errors import InputError
 from readqg.planning.work import Work
 
+_SEARCHED_PER_S = 1e8  # documents whose BM25 scores are added up and sorted, on one core
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -20,8 +22,10 @@ class Rates:
     train_tokens_per_s: float
     """Forward and back, of tokens with gradient."""
     import_documents_per_s: float
-    search_documents_per_s: float
-    """Documents that BM25 looks at, summed over the queries."""
+    search_queries_per_s: float
+    """BM25 queries over a corpus so small that its size does not count."""
+    step_s: float
+    """What a training step takes beside its tokens: launching, the optimizer, the log."""
     start_s: float
     """From a command to its first shard: Ray's workers and the model."""
     source: str
@@ -31,9 +35,12 @@ class Rates:
         if work.stage == "import":
             return work.units / self.import_documents_per_s, 0.0
         if work.stage == "retrieve":
-            return 0.0, documents / self.import_documents_per_s + work.units * documents / self.search_documents_per_s
+            search_s = work.units * (1 / self.search_queries_per_s + documents / _SEARCHED_PER_S)
+            return 0.0, documents / self.import_documents_per_s + search_s
         seconds = work.generated / self.generate_tokens_per_s + work.scored / self.score_tokens_per_s
         seconds += work.trained / self.train_tokens_per_s
+        if work.stage == "train":
+            seconds += work.units * self.step_s
         return seconds, self.start_s * work.models
 
     def write(self, path: Path) -> None:
@@ -45,8 +52,8 @@ class Rates:
         try:
             rates = cls(**json.loads(path.read_text()))
             numbers = [value for name, value in asdict(rates).items() if name != "source"]
-            if not all(isinstance(value, int | float) and value > 0 for value in numbers):
-                raise ValueError("every rate is a number above 0")
+            if not all(isinstance(value, int | float) and value >= 0 for value in numbers):
+                raise ValueError("every rate is a number, not below 0")
         except (OSError, TypeError, ValueError) as error:
             raise InputError(f"{path} holds no rates ({error}). `readqg plan --save-rates FILE` writes them.") from None
         return rates
@@ -54,35 +61,38 @@ class Rates:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """Dense bf16 peak in TFLOP/s and memory in GiB, as the maker states them; `price`: dollars an hour for one, a round figure
-    for on-demand cloud machines, to be replaced by one's own."""
+    """Dense bf16 peak in TFLOP/s as the maker states it; `price`: dollars an hour for one, a round figure for on-demand cloud machines,
+    to be replaced by one's own. `writing`, `scoring`, `training`: shares of the peak that are assumed where nothing was measured;
+    the larger the accelerator, the less of it a model of 20 to 250 M parameters fills."""
 
     peak_tflops: float
-    memory_gib: float
     price: float
+    writing: float
+    scoring: float
+    training: float
 
 
 ACCELERATORS = {
-    "h100": Accelerator(989, 80, 3.0),
-    "a100": Accelerator(312, 80, 1.8),
-    "l4": Accelerator(121, 24, 0.8),
+    "h100": Accelerator(989, 3.0, 0.03, 0.08, 0.06),
+    "a100": Accelerator(312, 1.8, 0.06, 0.15, 0.12),
+    "l4": Accelerator(121, 0.8, 0.1, 0.25, 0.2),
 }
-# Shares of the peak that are assumed where nothing was measured. Small models (20 to 250 M parameters) do not fill a large GPU.
-_SCORING, _GENERATING, _TRAINING = 0.25, 0.08, 0.2
 
 
 def assumed_rates(kind: str, generator_parameters: float, scorer_parameters: float) -> Rates:
     """Rates of an accelerator by its peak: 2 FLOP a parameter and token forward, 6 forward and back. Parameters without
     embeddings."""
-    flops = ACCELERATORS[kind].peak_tflops * 1e12
+    known = ACCELERATORS[kind]
+    flops = known.peak_tflops * 1e12
     return Rates(
-        generate_tokens_per_s=_GENERATING * flops / (2 * generator_parameters),
-        score_tokens_per_s=_SCORING * flops / (2 * scorer_parameters),
-        train_tokens_per_s=_TRAINING * flops / (6 * scorer_parameters),
+        generate_tokens_per_s=known.writing * flops / (2 * generator_parameters),
+        score_tokens_per_s=known.scoring * flops / (2 * scorer_parameters),
+        train_tokens_per_s=known.training * flops / (6 * scorer_parameters),
         import_documents_per_s=20_000.0,
-        search_documents_per_s=5e7,
+        search_queries_per_s=500.0,
+        step_s=0.08,
         start_s=30.0,
-        source=f"ASSUMED, not measured: {_GENERATING:.0%} / {_SCORING:.0%} / {_TRAINING:.0%} of the peak of {kind} to write, "
+        source=f"ASSUMED, not measured: {known.writing:.0%}, {known.scoring:.0%} and {known.training:.0%} of the peak of {kind} to write, "
         "score and train. `readqg plan --save-rates FILE` on such a machine measures them",
     )
 
@@ -108,7 +118,7 @@ class Machine:
 @dataclass(frozen=True)
 class Estimate:
     """One stage on a machine. `hours`: wall time without failures; `expected_hours`: with them; `lost_hours`: worker-hours that
-    failures are expected to cost; `dollars`: at the expected hours, every worker paid for as long as the stage takes."""
+    failures are expected to cost; `dollars`: of the workers that the stage uses, at the expected hours."""
 
     work: Work
     workers: int
@@ -132,4 +142,4 @@ def estimate(work: Work, documents: int, machine: Machine, checkpoint_steps: int
     share = machine.failures_per_node_hour * (shared * kept / 2 + machine.restart_s) / 3600
     expected = seconds / (1 - share) if share < 1 else math.inf
     return Estimate(work, parallel, seconds / 3600, expected / 3600, parallel * (expected - seconds) / 3600,
-                    expected / 3600 * machine.workers * machine.price)
+                    expected / 3600 * parallel * machine.price)

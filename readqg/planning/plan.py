@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -134,17 +135,18 @@ def _measured() -> float:
 def _print(summary: dict[str, Any]) -> None:
     console = Console(stderr=True)
     machine, corpus = summary["machine"], summary["corpus"]
-    table = Table(title=f"{corpus['documents']:,} documents of {corpus['mean_tokens']:.0f} tokens, {corpus['queries']:,} queries; "
-                        f"{machine['accelerators']} x {machine['kind']}")
+    title = (f"{corpus['documents']:,} documents of {corpus['mean_tokens']:.0f} tokens, {corpus['queries']:,} queries; "
+             f"{machine['accelerators']} x {machine['kind']} (memory, disk in GiB)")
+    table = Table(title=title, box=box.SIMPLE, pad_edge=False)
     for name in ("stage", "work", "tokens", "time", "memory", "disk", "cost"):
         table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
     for name, stage in summary["stages"].items():
         table.add_row(
-            name, f"{stage['units']:,} {stage['unit']}", _count(stage["tokens"]), _hours(stage["expected_hours"]),
-            f"{stage['memory_gib']:.1f} GiB", _gib(stage["disk_gib"]), f"${stage['dollars']:,.2f}")
+            name, f"{_count(stage['units'])} {stage['unit']}", _count(stage["tokens"]) if stage["tokens"] else "",
+            _hours(stage["expected_hours"]), f"{stage['memory_gib']:.1f}", f"{stage['disk_gib']:.2f}", f"${stage['dollars']:,.0f}")
     total = summary["total"]
     table.add_section()
-    table.add_row("all", "", "", _hours(total["expected_hours"]), "", _gib(total["disk_gib"]), f"${total['dollars']:,.2f}")
+    table.add_row("all", "", "", _hours(total["expected_hours"]), "", f"{total['disk_gib']:.2f}", f"${total['dollars']:,.0f}")
     console.print(table)
     grows = "; ".join(f"{name} with {stage['grows_with']}" for name, stage in summary["stages"].items())
     console.print(f"  grows: {grows}", highlight=False)
@@ -159,7 +161,7 @@ def _print(summary: dict[str, Any]) -> None:
 def _count(value: float) -> str:
     for size, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
-            return f"{value / size:.1f} {name}"
+            return f"{value / size:.3g} {name}"
     return f"{value:.0f}"
 
 
@@ -167,7 +169,3 @@ def _hours(hours: float) -> str:
     if math.isinf(hours):
         return "never: nodes are lost faster than a shard is done"
     return duration(hours * 3600) if hours < 100 else f"{hours:,.0f} h"
-
-
-def _gib(value: float) -> str:
-    return f"{value:.1f} GiB" if value >= 0.1 else f"{value * 1024:.1f} MiB"

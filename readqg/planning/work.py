@@ -69,10 +69,12 @@ def work_of(corpus: Corpus, config: RunConfig, model_bytes: float, label_pairs: 
 
     `model_bytes`: the cross-encoder's weights in float32."""
     stages = [_label(corpus, config, label_pairs)] if label_pairs else []
-    stages.append(Work("import", corpus.documents, "documents", "documents", disk_bytes=0.45 * corpus.documents * corpus.text_bytes))
+    stages.append(Work("import", corpus.documents, "documents", "documents", disk_bytes=0.45 * corpus.documents * corpus.text_bytes,
+                       shards=-(-corpus.documents // config.documents.shard_rows)))
     if corpus.queries:
         stages.append(Work("retrieve", corpus.queries, "queries", "queries x documents",
-                           disk_bytes=corpus.queries * config.retrieve.top_k * _RUN_ROW_BYTES))
+                           disk_bytes=corpus.queries * config.retrieve.top_k * _RUN_ROW_BYTES,
+                           shards=-(-corpus.queries // config.retrieve.shard_queries)))
     stages += [_generate(corpus, config), _train(corpus, config, model_bytes)]
     if corpus.queries:
         stages.append(_rank(corpus, config))

@@ -13,7 +13,7 @@ from readqg.errors import InputError
 from readqg.planning.machine import ACCELERATORS, Machine, Rates, assumed_rates, estimate
 from readqg.planning.work import Corpus, Work, work_of
 
-RATES = Rates(1000.0, 2000.0, 500.0, 1e4, 1e6, 10.0, "a test")
+RATES = Rates(1000.0, 2000.0, 500.0, 1e4, 100.0, 0.0, 10.0, "a test")
 
 
 def corpus(documents=1000, queries=50, lengths=(100, 300)):
@@ -96,13 +96,13 @@ def test_where_nodes_are_lost_faster_than_a_shard_is_done_it_never_ends():
 def test_a_gpu_that_was_not_measured_says_so_and_a_faster_one_is_faster():
     h100, l4 = (assumed_rates(kind, 1e8, 2e7) for kind in ("h100", "l4"))
     assert "not measured" in h100.source
-    assert h100.score_tokens_per_s / l4.score_tokens_per_s == pytest.approx(
-        ACCELERATORS["h100"].peak_tflops / ACCELERATORS["l4"].peak_tflops)
+    assert h100.score_tokens_per_s > l4.score_tokens_per_s
+    assert h100.score_tokens_per_s * 2 * 2e7 < 1e12 * ACCELERATORS["h100"].peak_tflops
 
 
 def test_rates_come_back_from_their_file_and_others_are_refused(tmp_path):
     RATES.write(tmp_path / "rates.json")
     assert Rates.read(tmp_path / "rates.json") == RATES
     (tmp_path / "rates.json").write_text(json.dumps({**RATES.__dict__, "start_s": -1}))
-    with pytest.raises(InputError, match=r"above 0.*--save-rates"):
+    with pytest.raises(InputError, match=r"not below 0.*--save-rates"):
         Rates.read(tmp_path / "rates.json")
