@@ -51,9 +51,9 @@ class Rates:
         """What `write` wrote. Raises `InputError` for anything else."""
         try:
             rates = cls(**json.loads(path.read_text()))
-            numbers = [value for name, value in asdict(rates).items() if name != "source"]
-            if not all(isinstance(value, int | float) and value >= 0 for value in numbers):
-                raise ValueError("every rate is a number, not below 0")
+            numbers = {name: value for name, value in asdict(rates).items() if name != "source"}
+            if not all(isinstance(value, int | float) and (value > 0 or name == "step_s") for name, value in numbers.items()):
+                raise ValueError("every rate is a number above 0")
         except (OSError, TypeError, ValueError) as error:
             raise InputError(f"{path} holds no rates ({error}). `readqg plan --save-rates FILE` writes them.") from None
         return rates

@@ -104,5 +104,5 @@ def test_rates_come_back_from_their_file_and_others_are_refused(tmp_path):
     RATES.write(tmp_path / "rates.json")
     assert Rates.read(tmp_path / "rates.json") == RATES
     (tmp_path / "rates.json").write_text(json.dumps({**RATES.__dict__, "start_s": -1}))
-    with pytest.raises(InputError, match=r"not below 0.*--save-rates"):
+    with pytest.raises(InputError, match=r"above 0.*--save-rates"):
         Rates.read(tmp_path / "rates.json")
