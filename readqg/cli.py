@@ -20,6 +20,7 @@ from rich.table import Table
 
 from readqg import api, config
 from readqg.errors import ConfigError, ReadQGError
+from readqg.stopping import Stopped, stoppable
 
 
 class Command(NamedTuple):
@@ -44,14 +45,15 @@ COMMANDS: dict[str, Command] = {
     "quality": Command(config.QualityConfig, api.quality, "Measures"),
     "plan": Command(config.PlanConfig, api.plan, "Measures"),
     "verify": Command(config.VerifyConfig, api.verify, "Measures", "folder"),
+    "submit": Command(config.SubmitConfig, api.submit, "A cluster", "stage"),
 }
-EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+EXIT_ERROR = 1
 # Parts of a summary that files of the output folder hold, or that a table has shown.
 _NOT_SHOWN = {"parts", "files", "fingerprint", "config", "evaluation", "cut", "seconds", "stages", "if_larger"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done; 1 an error that was explained; 2 wrong usage; 130 interrupted."""
+    """Entry point. Exit codes: 0 done; 1 an error that was explained; 2 wrong usage; 130 after Ctrl-C, 143 after SIGTERM."""
     sys.exit(_main(list(sys.argv[1:] if argv is None else argv)))
 
 
@@ -76,25 +78,30 @@ def _main(argv: list[str]) -> int:
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("readqg").setLevel(logging.INFO)
+    if argv[0] == "submit":
+        argv, passed = _split_submit(argv)
     shared, rest = _shared_flags().parse_known_args(argv[1:])
     command = COMMANDS[argv[0]]
     if command.positional and rest and not rest[0].startswith("-"):
         rest.insert(0, f"--{command.positional}")
     try:
         chosen = _parse(argv[0], command.config, shared, rest)
+        if isinstance(chosen, config.SubmitConfig):
+            chosen = _checked_submit(chosen, passed)
         if shared.dry_run:
             Console().print(
                 yaml.safe_dump(chosen.model_dump(mode="json"), sort_keys=False), markup=False, highlight=False, end=""
             )
             return 0
-        summary = command.function(chosen)
+        with stoppable():
+            summary = command.function(chosen)
     except ReadQGError as error:
         return _fail(argv[0], error, shared.json)
-    except KeyboardInterrupt:
+    except Stopped as stop:
         Console(stderr=True).print("\nStopped. What is done stays: the same command goes on from there.")
-        return EXIT_INTERRUPTED
+        return stop.exit_code
     _show(argv[0], summary, shared.json)
-    return 0
+    return int(summary.get("exit_code", 0))
 
 
 def _shared_flags() -> argparse.ArgumentParser:
@@ -104,6 +111,37 @@ def _shared_flags() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--json", action="store_true")
     return parser
+
+
+def _split_submit(argv: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """`submit`'s own flags and the stage's name; all the others, which are the stage's."""
+    own: list[str] = [argv[0]]
+    passed: list[str] = []
+    names = {f"--{name.replace('_', '-')}" for name in config.SubmitConfig.model_fields} - {"--flags"}
+    rest = iter(argv[1:])
+    for word in rest:
+        if word.partition("=")[0] in names:
+            own += [word] if "=" in word else [word, *([value] if (value := next(rest, None)) is not None else [])]
+        elif word in COMMANDS and len(own) == 1 and not passed:
+            own += ["--stage", word]
+        elif word in ("-h", "--help") and not passed:
+            own.append(word)
+        else:
+            passed.append(word)
+    return own, tuple(passed)
+
+
+def _checked_submit(chosen: config.SubmitConfig, flags: tuple[str, ...]) -> config.SubmitConfig:
+    """With the stage's flags, which are tried here first: a typing error should not cost a job."""
+    if chosen.stage in ("submit", "evaluate", "verify") or (chosen.stage and chosen.stage not in COMMANDS):
+        raise ConfigError(f"{chosen.stage!r} is no stage that runs as a job.")
+    if chosen.stage:
+        shared, rest = _shared_flags().parse_known_args(flags)
+        parsed = _parse(chosen.stage, COMMANDS[chosen.stage].config, shared, rest)
+        compute = getattr(parsed, "compute", None)
+        if compute is not None and compute.ray_address is None:
+            flags = (*flags, "--compute.ray-address", "auto")
+    return config.make(config.SubmitConfig, {**chosen.model_dump(), "flags": flags})
 
 
 def _parse(name: str, cls: type[config.Settings], shared: argparse.Namespace, rest: list[str]) -> config.Settings:

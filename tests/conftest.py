@@ -9,6 +9,12 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Of the chaos tests, for campaigns longer than the default."""
+    parser.addoption("--rounds", type=int, default=20, help="kills in all, over all stages (chaos tests)")
+    parser.addoption("--chaos-seed", type=int, default=0, help="what is killed, and when, follows from it (chaos tests)")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real collections and weights beside the project."""

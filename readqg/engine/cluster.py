@@ -16,7 +16,9 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 import ray
 
 from readqg.config import Compute
-from readqg.errors import ConfigError, RunError
+from readqg.engine import access
+from readqg.errors import ConfigError, ReadQGError, RunError
+from readqg.stopping import keeping_handlers
 
 log = logging.getLogger("readqg")
 
@@ -27,15 +29,20 @@ _OBJECT_STORE_BYTES = 1 << 30
 def connect(compute: Compute) -> Iterator[None]:
     """A Ray to work on. A connection that is open already is used and left open; a local Ray started here ends here.
 
-    Raises `RunError` where the cluster at `compute.ray_address` does not answer."""
+    Raises `RunError` where the cluster at `compute.ray_address` does not answer, `ConfigError` where it is off this machine and
+    lets in whoever reaches it."""
     if ray.is_initialized():
         yield
         return
+    access.check_version(ray.__version__, "here")
     try:
-        if compute.ray_address is None:
-            _start_local()
-        else:
-            ray.init(address=compute.ray_address, log_to_driver=False, logging_level=logging.ERROR)
+        with keeping_handlers():  # Ray's own for SIGTERM exits without a word
+            if compute.ray_address is None:
+                _start_local()
+            else:
+                _join(compute.ray_address)
+    except ReadQGError:
+        raise
     except Exception as error:  # Ray raises bare ones, too
         where = compute.ray_address or "this machine"
         raise RunError(
@@ -46,6 +53,30 @@ def connect(compute: Compute) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _join(address: str) -> None:
+    """Connect to a running cluster. `auto` is the one of this machine, or of the job that runs this; where it lies is known
+    once it is joined."""
+    if address != "auto":
+        access.check_address(address)
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    where = ray.get_runtime_context().gcs_address if address == "auto" else address
+    if access.is_loopback(access.host_of(where)):
+        return
+    try:
+        access.require_token(where)
+        if ray.get(_auth_mode.remote()) != "token":
+            access.refuse_open(where)
+    except ConfigError:
+        ray.shutdown()
+        raise
+
+
+@ray.remote(num_cpus=0)
+def _auth_mode() -> str:
+    """How the node that runs this was started: a token that is sent proves nothing, for an open cluster does not look at it."""
+    return os.environ.get("RAY_AUTH_MODE", "").lower()
 
 
 def _start_local() -> None:
