@@ -9,19 +9,20 @@ import numpy as np
 
 WIDTH, HEIGHT = 640, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 14, 34
+_BELOW_LEGEND = _TOP + 18
 
 
 class _Axes:
     """Data to pixels, with a few round ticks."""
 
-    def __init__(self, x: tuple[float, float], y: tuple[float, float], height: int = HEIGHT) -> None:
-        self.x, self.y, self.height = _widened(x), _widened(y), height
+    def __init__(self, x: tuple[float, float], y: tuple[float, float], height: int = HEIGHT, top: int = _TOP) -> None:
+        self.x, self.y, self.height, self.top = _widened(x), _widened(y), height, top
 
     def px(self, value: float) -> float:
         return _LEFT + (value - self.x[0]) / (self.x[1] - self.x[0]) * (WIDTH - _LEFT - _RIGHT)
 
     def py(self, value: float) -> float:
-        return self.height - _BOTTOM - (value - self.y[0]) / (self.y[1] - self.y[0]) * (self.height - _TOP - _BOTTOM)
+        return self.height - _BOTTOM - (value - self.y[0]) / (self.y[1] - self.y[0]) * (self.height - self.top - _BOTTOM)
 
     def frame(self, x_label: str, y_label: str, x_ticks: bool = True) -> str:
         parts = []
@@ -108,16 +109,15 @@ def lines(series: Sequence[tuple[str, Sequence[float], Sequence[float]]], x_labe
     """Series of (name, xs, ys), each a line (a dot where it has one point)."""
     xs = [x for _, values, _ in series for x in values]
     ys = [y for _, _, values in series for y in values]
-    axes = _Axes((min(xs), max(xs)), (min(ys), max(ys)))
-    parts = [axes.frame(x_label, y_label)]
-    for i, (name, px, py) in enumerate(series):
+    axes = _Axes((min(xs), max(xs)), (min(ys), max(ys)), top=_BELOW_LEGEND)
+    parts = [axes.frame(x_label, y_label), _legend([name for name, _, _ in series])]
+    for i, (_, px, py) in enumerate(series):
         points = " ".join(f"{axes.px(x):.1f},{axes.py(y):.1f}" for x, y in zip(px, py, strict=True))
         parts.append(f'<polyline class="line s{i % 3}" points="{points}"/>')
         parts += [
             f'<circle class="dot s{i % 3}" cx="{axes.px(x):.1f}" cy="{axes.py(y):.1f}" r="3"/>'
             for x, y in zip(px, py, strict=True)
         ][:60]
-        parts.append(_legend(i, name))
     return _svg("".join(parts), alt)
 
 
@@ -127,9 +127,9 @@ def histogram(series: Sequence[tuple[str, Sequence[float]]], x_label: str, alt: 
     high = max(max(values) for _, values in series)
     edges = np.linspace(*_widened((low, high)), bins + 1)
     shares = [np.histogram(values, edges)[0] / max(len(values), 1) for _, values in series]
-    axes = _Axes((float(edges[0]), float(edges[-1])), (0, 100 * float(max(s.max() for s in shares))))
-    parts = [axes.frame(x_label, "share, %")]
-    for i, ((name, _), share) in enumerate(zip(series, shares, strict=True)):
+    axes = _Axes((float(edges[0]), float(edges[-1])), (0, 100 * float(max(s.max() for s in shares))), top=_BELOW_LEGEND)
+    parts = [axes.frame(x_label, "share, %"), _legend([name for name, _ in series])]
+    for i, share in enumerate(shares):
         points = [f"{axes.px(edges[0]):.1f},{axes.py(0):.1f}"]
         for k, value in enumerate(share):
             points += [
@@ -137,13 +137,17 @@ def histogram(series: Sequence[tuple[str, Sequence[float]]], x_label: str, alt: 
                 f"{axes.px(edges[k + 1]):.1f},{axes.py(100 * value):.1f}",
             ]
         points.append(f"{axes.px(edges[-1]):.1f},{axes.py(0):.1f}")
-        parts.append(f'<polyline class="area s{i % 3}" points="{" ".join(points)}"/>' + _legend(i, name))
+        parts.append(f'<polyline class="area s{i % 3}" points="{" ".join(points)}"/>')
     return _svg("".join(parts), alt)
 
 
-def _legend(index: int, name: str) -> str:
-    y = _TOP + 6 + 16 * index
-    return (
-        f'<rect class="key s{index % 3}" x="{WIDTH - 190}" y="{y - 8}" width="10" height="10"/>'
-        f'<text class="name" x="{WIDTH - 174}" y="{y + 1}">{escape(name)}</text>'
-    )
+def _legend(names: Sequence[str]) -> str:
+    """A row above the frame, where it hides no data."""
+    parts, x = [], _LEFT
+    for i, name in enumerate(names):
+        parts.append(
+            f'<rect class="key s{i % 3}" x="{x}" y="6" width="10" height="10"/>'
+            f'<text class="name" x="{x + 16}" y="15">{escape(name)}</text>'
+        )
+        x += 40 + 7 * len(name)
+    return "".join(parts)
