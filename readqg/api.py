@@ -132,6 +132,13 @@ def verify(config: c.VerifyConfig) -> Summary:
     return {"folders": len(folders), "problems": 0}
 
 
+def submit(config: c.SubmitConfig) -> Summary:
+    """A stage as a job on a running Ray cluster, its log shown here; `--attach JOB` looks at one that is there."""
+    from readqg.engine import submit
+
+    return submit.submit(config)
+
+
 def run(config: c.RunConfig) -> Summary:
     """The whole way for one corpus: from its documents to a re-ranker, a ranking and a report."""
     from readqg.pipeline import run as run_pipeline

@@ -407,6 +407,23 @@ class PlanConfig(RunConfig):
     save_rates: str | None = None
 
 
+class SubmitConfig(Settings):
+    """A stage as a job on a running cluster."""
+
+    address: str
+    """Of the cluster's jobs server: http://127.0.0.1:8265 (this machine, or an SSH tunnel) or https://HOST."""
+    stage: str = ""
+    """Any stage of this command line; its flags follow."""
+    flags: tuple[str, ...] = ()
+    """The stage's own flags: give them as they are, after its name."""
+    attach: str | None = None
+    """A job that is running or has ended: show its log instead of submitting one."""
+    working_dir: str = "."
+    """The checkout that is sent to the cluster, less what .gitignore names."""
+    runtime_env: str | None = None
+    """A YAML file of Ray's runtime environment, such as cluster/runtime_env.yaml."""
+
+
 _AUTHORS_GENERATOR = {
     "profile": "authors",
     "n_instruction": 13,

@@ -1,0 +1,170 @@
+"""`readqg submit`: a stage as a job on a running cluster; its log here, as it grows.
+
+The job belongs to the cluster: whoever looks at it may go (Ctrl-C, a closed laptop) and look again with `--attach`. Jobs go
+through Ray's jobs server, so nothing but its one port has to be reached; `access` says from where.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from readqg.config import SubmitConfig
+from readqg.engine import access, cluster
+from readqg.errors import ConfigError, RunError
+
+from ray.job_submission import JobStatus, JobSubmissionClient  # isort: skip  (after `cluster`, which sets what Ray reads at import)
+
+log = logging.getLogger("readqg")
+
+SCRIPTS = {"import": "import_corpus"}
+"""Stages whose script in `jobs/` is called otherwise."""
+_LEFT_BEHIND = [".git", "/tests", "/.ci", "*.parquet"]
+_PATIENCE_S = 60.0
+
+
+def submit(config: SubmitConfig) -> dict[str, Any]:
+    """Submit a stage, or attach to a job, and stay until it has ended; returns its id, status and exit code.
+
+    Raises `ConfigError` for an address that is not safe, `RunError` where the cluster does not answer."""
+    client = _client(config.address)
+    job = config.attach or _submitted(client, config)
+    again = f"readqg submit --attach {job} --address {config.address}"
+    try:
+        _follow(client, job)
+    except KeyboardInterrupt:
+        log.warning("\nThe job goes on. To look again:  %s\nTo end it:       ray job stop --address %s %s", again, config.address, job)
+        raise
+    return _ended(client, job, again)
+
+
+def entrypoint(stage: str, flags: tuple[str, ...]) -> str:
+    """The command that the cluster runs."""
+    return shlex.join(["python", "-m", f"jobs.{SCRIPTS.get(stage, stage.replace('-', '_'))}", *flags])
+
+
+def _client(address: str) -> JobSubmissionClient:
+    access.check_address(address)
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError(f"--address {address}: jobs are submitted over http. Give http://127.0.0.1:8265 or https://HOST.")
+    access.check_version(cluster.ray.__version__, "here")
+    try:
+        with _no_other_address():
+            client = JobSubmissionClient(address)
+        server = client._do_request("GET", "/api/version").json()["ray_version"]
+        is_open = _open(address)
+    except Exception as error:  # Ray's client lets requests' errors and bare ones through
+        raise RunError(f"{address} does not answer as a Ray cluster: {_first_line(error)}. Is it running, the tunnel open, and is the "
+                       "token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH=FILE) that of the cluster?") from None
+    access.check_version(server, f"on {address}")
+    if is_open:
+        if not access.is_loopback(access.host_of(address)):
+            access.refuse_open(address)
+        log.warning("%s wants no token: any program and any web page on this machine can run code there.", address)
+    return client
+
+
+def _open(address: str) -> bool:
+    """Whether the jobs of the cluster are shown to one who gives no token."""
+    import requests
+
+    return requests.get(f"{address.rstrip('/')}/api/jobs/", timeout=30, allow_redirects=False).status_code == 200
+
+
+@contextmanager
+def _no_other_address() -> Iterator[None]:
+    """Ray's client prefers these to the address it is given, which is the one that was checked."""
+    names = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+def _submitted(client: JobSubmissionClient, config: SubmitConfig) -> str:
+    if not config.stage:
+        raise ConfigError("Name a stage to submit, or a job to look at with --attach.")
+    environment = _environment(config)
+    command = entrypoint(config.stage, config.flags)
+    log.info("submitting: %s", command)
+    try:
+        job: str = client.submit_job(entrypoint=command, runtime_env=environment)
+    except Exception as error:
+        raise RunError(f"{config.address} did not take the job: {_first_line(error)}.") from error
+    log.info("job %s", job)
+    return job
+
+
+def _environment(config: SubmitConfig) -> dict[str, Any]:
+    """The runtime environment: the checkout, and what the file says (cluster/runtime_env.yaml)."""
+    folder = Path(config.working_dir)
+    if not (folder / "jobs" / "__init__.py").exists():
+        raise ConfigError(f"--working-dir {folder} is no checkout of ReadQG (no jobs/ in it). Give the folder that was cloned.")
+    given = yaml.safe_load(Path(config.runtime_env).read_text()) if config.runtime_env else {}
+    if not isinstance(given, dict):
+        raise ConfigError(f"--runtime-env {config.runtime_env}: expected field: value lines, found {type(given).__name__}.")
+    if any("TOKEN" in name.upper() for name in given.get("env_vars", {})):
+        raise ConfigError(f"--runtime-env {config.runtime_env} holds a token in env_vars, where the cluster's dashboard shows it. "
+                          "Put it into a file on the nodes.")
+    return {"excludes": _LEFT_BEHIND, **given, "working_dir": str(folder)}
+
+
+def _follow(client: JobSubmissionClient, job: str) -> None:
+    """Print the job's log as it grows, until the job ends; over a connection that breaks, too."""
+    printed, since = 0, time.monotonic()
+    while True:
+        try:
+            status = client.get_job_status(job)
+            printed = asyncio.run(_print_log(client, job, printed))
+            since = time.monotonic()
+            if status.is_terminal():
+                return
+        except RuntimeError as error:
+            if "does not exist" in str(error):
+                raise RunError(f"There is no job {job} on this cluster; `ray job list` names those there are.") from None
+            _wait_or_give_up(since, error)
+        except OSError as error:  # of requests and aiohttp: the head or the tunnel is away for a moment
+            _wait_or_give_up(since, error)
+        time.sleep(0.5)
+
+
+def _wait_or_give_up(since: float, error: Exception) -> None:
+    if time.monotonic() - since > _PATIENCE_S:
+        raise RunError(f"The cluster has not answered for {_PATIENCE_S:.0f} s: {_first_line(error)}. The job may go on; look again with "
+                       "--attach.") from error
+    time.sleep(2.0)
+
+
+async def _print_log(client: JobSubmissionClient, job: str, printed: int) -> int:
+    """Characters of the log that are printed by now; the first `printed` are left out."""
+    seen = 0
+    async for chunk in client.tail_job_logs(job):
+        fresh = chunk[max(0, printed - seen):]
+        seen += len(chunk)
+        if fresh:
+            sys.stdout.write(fresh)
+            sys.stdout.flush()
+    return max(seen, printed)
+
+
+def _ended(client: JobSubmissionClient, job: str, again: str) -> dict[str, Any]:
+    details = client.get_job_info(job)
+    done = details.status == JobStatus.SUCCEEDED
+    if not done:
+        log.error("job %s: %s. %s\nIts log again: %s", job, details.status.value, details.message or "", again)
+    return {"job": job, "status": str(details.status.value), "exit_code": 0 if done else details.driver_exit_code or 1}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
