@@ -52,6 +52,14 @@ def resolve(name: str) -> str:
 
 
 def fingerprint(name: str) -> str:
+    """32 hex digits that change when what a model gives for a text may: its weights, its architecture or its tokenizer.
+    Raises `ModelError` as `resolve` does."""
+    tokenizer = Path(resolve(name)) / "tokenizer.json"
+    words = _digest(tokenizer, *_stamp(tokenizer)) if tokenizer.exists() else ""
+    return shards.fingerprint({"weights": weights_fingerprint(name), "tokenizer": words})
+
+
+def weights_fingerprint(name: str) -> str:
     """32 hex digits that change when a model's weights or architecture do: a hash over the safetensors files and over
     config.json less what does not bear on the model (library version, path). Raises `ModelError` as `resolve` does."""
     folder = Path(resolve(name))

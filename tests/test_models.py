@@ -106,6 +106,13 @@ def test_fingerprint_follows_the_architecture_and_not_the_library_version(made: 
     assert models.fingerprint(str(model)) != models.fingerprint(str(made))
 
 
+def test_fingerprint_follows_the_tokenizer_and_that_of_the_weights_does_not(made: Path, model: Path) -> None:
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    (model / "tokenizer.json").write_text(json.dumps({**tokenizer, "normalizer": None}))
+    assert models.weights_fingerprint(str(model)) == models.weights_fingerprint(str(made))
+    assert models.fingerprint(str(model)) != models.fingerprint(str(made))
+
+
 def test_cpu_and_fp32_are_what_they_say() -> None:
     assert models.device_and_dtype(Compute(device="cpu", precision="fp32")) == (torch.device("cpu"), torch.float32)
     assert models.device_and_dtype(Compute(device="cpu", precision="bf16"))[1] == torch.bfloat16

@@ -58,8 +58,8 @@ class Backbone:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the weights and the architecture; see `readqg.models.fingerprint`."""
-        return models.fingerprint(self.name)
+        """Of the weights and the architecture; see `readqg.models.weights_fingerprint`."""
+        return models.weights_fingerprint(self.name)
 
     @property
     def revision(self) -> str | None:
