@@ -109,6 +109,13 @@ def plan(config: c.PlanConfig) -> Summary:
     return planning.plan(config)
 
 
+def doctor(config: c.DoctorConfig) -> Summary:
+    """What this machine has, what will be slow on it or fail, and what to do."""
+    from readqg.checkup import check_up
+
+    return check_up()
+
+
 def verify(config: c.VerifyConfig) -> Summary:
     """Every file of a folder (and of the folders in it) compared with its sha256; raises `FolderError` where one differs."""
     from readqg import shards
@@ -130,6 +137,30 @@ def verify(config: c.VerifyConfig) -> Summary:
             "\n".join(problems) + "\nDelete the files named and _SUCCESS beside them, then give the command that made them again."
         )
     return {"folders": len(folders), "problems": 0}
+
+
+def tune_generator(config: c.TuneGeneratorConfig) -> Summary:
+    """Search the generator's hyper-parameters; the winner is a config for `run`."""
+    from readqg.engine import tune
+    from readqg.tuning.generator import GeneratorSearch
+
+    return tune.search(GeneratorSearch(config), config)
+
+
+def tune_reranker(config: c.TuneRerankerConfig) -> Summary:
+    """Search the re-ranker's hyper-parameters on held-out synthetic documents; the winner is a config for `run`."""
+    from readqg.engine import tune
+    from readqg.tuning.reranker import RerankerSearch
+
+    return tune.search(RerankerSearch(config), config)
+
+
+def tune_pipeline(config: c.TunePipelineConfig) -> Summary:
+    """Search how queries are sampled and learned from, together; the winner is a config for `run`."""
+    from readqg.engine import tune
+    from readqg.tuning.pipeline import PipelineSearch
+
+    return tune.search(PipelineSearch(config), config)
 
 
 def submit(config: c.SubmitConfig) -> Summary:

@@ -44,12 +44,16 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(config.EvaluateConfig, api.evaluate, "Measures"),
     "quality": Command(config.QualityConfig, api.quality, "Measures"),
     "plan": Command(config.PlanConfig, api.plan, "Measures"),
+    "doctor": Command(config.DoctorConfig, api.doctor, "Measures"),
     "verify": Command(config.VerifyConfig, api.verify, "Measures", "folder"),
+    "tune-generator": Command(config.TuneGeneratorConfig, api.tune_generator, "Searches"),
+    "tune-reranker": Command(config.TuneRerankerConfig, api.tune_reranker, "Searches"),
+    "tune-pipeline": Command(config.TunePipelineConfig, api.tune_pipeline, "Searches"),
     "submit": Command(config.SubmitConfig, api.submit, "A cluster", "stage"),
 }
 EXIT_ERROR = 1
 # Parts of a summary that files of the output folder hold, or that a table has shown.
-_NOT_SHOWN = {"parts", "files", "fingerprint", "config", "evaluation", "cut", "seconds", "stages", "if_larger"}
+_NOT_SHOWN = {"parts", "files", "fingerprint", "config", "evaluation", "cut", "seconds", "stages", "if_larger", "findings"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -71,6 +75,8 @@ def _main(argv: list[str]) -> int:
 
         Console().print(f"readqg {readqg.__version__}", highlight=False)
         return 0
+    if argv[0] == "tune" and len(argv) > 1:
+        argv = [f"tune-{argv[1]}", *argv[2:]]
     if argv[0] not in COMMANDS:
         Console(stderr=True).print(
             f"readqg: no command {argv[0]!r}. There are: {', '.join(COMMANDS)}.", highlight=False, markup=False
