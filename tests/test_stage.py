@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from readqg.stage import ShardStage, compute_shard
+from readqg.stage import ShardStage, compute_shard, prepare_shard
 
 
 class Roots(ShardStage):
@@ -52,3 +52,26 @@ def test_a_stage_that_breaks_its_schema_is_not_taken_for_good():
 
     with pytest.raises(KeyError):
         compute_shard(Wrong(), table(4))
+
+
+class Prepared(Roots):
+    """Its input is prepared ahead; text that is no number cannot be."""
+
+    def prepare(self, table):
+        return table.append_column("x", pa.array([float(text) for text in table["text"].to_pylist()], pa.float64()))
+
+
+def texts(*values):
+    return pa.table({"doc_id": [f"d{i}" for i in range(len(values))], "text": list(values)})
+
+
+def test_a_row_that_cannot_be_prepared_gets_an_error_in_its_place():
+    result = compute_shard(Prepared(), prepare_shard(Prepared(), texts("4", "four", "9")))
+    assert result.table["root"].to_pylist() == [2, None, 3]
+    assert result.table["error"][1].as_py() == "ValueError: could not convert string to float: 'four'"
+    assert (result.inputs, result.errors) == (3, 1)
+
+
+def test_where_no_row_can_be_prepared_the_fault_is_not_the_rows():
+    with pytest.raises(ValueError, match="four"):
+        prepare_shard(Prepared(), texts("four", "five"))

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -116,3 +117,31 @@ class Line(TrainStage):
 
         save_file(model.state_dict(), folder / "line.safetensors")
         (folder / "log.json").write_text(json.dumps(log))
+
+
+class Troubled(Squares):
+    """Numbers that kill, stop or crowd their worker: `deadly` kills whoever sees it, `hanging` never returns the first time it is
+    seen; the first `loading` workers are killed while they load; every row carries `row_bytes` of text."""
+
+    schema = pa.schema([*Squares.schema, ("text", pa.string())])
+
+    def __init__(self, hanging=None, loading=0, row_bytes=0, **kwargs):
+        super().__init__(**kwargs)
+        self.hanging, self.loading, self.row_bytes = hanging, loading, row_bytes
+
+    def read(self, index):
+        table = super().read(index)
+        noise = [os.urandom(self.row_bytes // 2).hex() for _ in range(table.num_rows)]
+        return table.append_column("text", pa.array(noise, pa.string()))
+
+    def load(self):
+        if len(list(Path(self.marks).glob("loading-*"))) < self.loading:
+            (Path(self.marks) / f"loading-{os.getpid()}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().load()
+
+    def compute(self, table):
+        if self.hanging in table["n"].to_pylist() and not (Path(self.marks) / "hung").exists():
+            (Path(self.marks) / "hung").touch()
+            time.sleep(3600)
+        return super().compute(table).append_column("text", table["text"])
