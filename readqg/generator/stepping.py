@@ -28,6 +28,7 @@ _ENDED_SHARE = 0.125  # leaving costs a copy of the cache, so rows leave togethe
 def decode(generator: Generator, encoded: Encoded, index: Tensor, choose: Chooser, ended: Callable[[Tensor], Tensor],
            max_new_tokens: int) -> tuple[Tensor, Tensor]:
     """One sequence a row of `index` (N,), which names its encoding: tokens (N, T) and their log-probabilities (N, T) in nats.
+    The cache of `encoded` is used up.
 
     `ended(tokens (n, t))` says, (n,) bool, which rows end with their last token. What stands after a row's end means nothing:
     end tokens, or what the model went on with while its row was still in the batch. T is at most `max_new_tokens`."""
@@ -60,7 +61,10 @@ class _Prefixed:
         self._last = encoded.last[index]
         self._mask = encoded.prefix_mask[index]
         self._cache = DynamicCache(config=generator.backbone.lm.config)
-        self._cache.layers = [RoomyLayer(cast(DynamicLayer, layer), index, room) for layer in encoded.cache.layers]
+        layers = encoded.cache.layers
+        layers.reverse()
+        # Taken out one by one, so that at no time two copies of the whole lie in memory.
+        self._cache.layers = [RoomyLayer(cast(DynamicLayer, layers.pop()), index, room) for _ in range(len(layers))]
 
     def next_logits(self, tokens: Tensor | None) -> Tensor:
         """(n, V) float32 after `tokens` (n,), or after the prefix."""
