@@ -24,7 +24,7 @@ from readqg.errors import ReadQGError, RunError
 from readqg.ladder import MOST_DEATHS, compute_carefully
 from readqg.progress import Progress
 from readqg.shards import OutputFolder
-from readqg.shards.attempts import Attempt, attempt
+from readqg.shards.attempts import Attempt, attempt, clear_attempts
 from readqg.stage import ShardResult, ShardStage, prepare_shard
 
 import ray  # isort: skip  (after `cluster`, which sets what Ray reads at import)
@@ -139,7 +139,7 @@ class _Model:
 
     def __init__(self, stage: ShardStage, folder: OutputFolder) -> None:
         self.stage, self.folder = stage, folder
-        stage.load()
+        _load(stage, folder)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         index, _, table = _unrow(batch)
@@ -162,9 +162,22 @@ class _Commit:
         return pa.table({"receipt": [json.dumps(receipt)]})
 
 
-def _attempt(folder: OutputFolder, index: int) -> AbstractContextManager[Attempt]:
-    """A try of a shard in this worker, with what the watchdog needs to find it."""
-    return attempt(folder.path, folder.run_id, index, {"node": ray.get_runtime_context().get_node_id()})
+def _load(stage: ShardStage, folder: OutputFolder) -> None:
+    """Ray starts a worker that is killed while it loads anew for ever (a model too large for the machine): here it ends."""
+    name = f"loading-{ray.get_runtime_context().get_actor_id()}"
+    with _attempt(folder, name) as under_way:
+        if len(under_way.deaths) >= _LOADING_DEATHS:
+            raise RunError(
+                f"{stage.name}: a model worker was killed {_LOADING_DEATHS} times while it loaded its model. Is there memory "
+                "enough? Lower --compute.workers; what is committed stays, and the same command goes on."
+            )
+        stage.load()
+    clear_attempts(folder.path, name)
+
+
+def _attempt(folder: OutputFolder, what: int | str) -> AbstractContextManager[Attempt]:
+    """A try in this worker, with what the watchdog needs to find it."""
+    return attempt(folder.path, folder.run_id, what, {"node": ray.get_runtime_context().get_node_id()})
 
 
 def _pack(index: int, result: ShardResult, seconds: float) -> pa.Table:

@@ -1,9 +1,9 @@
 """`_attempts/`: which shard is in whose hand, so that the next try knows what became of the last.
 
-`_attempts/00003.2` is the second try of shard 3 that has begun: a small JSON file with host, process and driver run, and with the row
-in hand where rows are done one by one. A try that ends, well or with an exception, removes its file; what stays is that of a worker
-that died. It counts as the shard's doing only when its driver lived on and tried again: a try that went down with its
-driver, or was stopped with it, says nothing of the shard.
+`_attempts/00003.2` is the second try of shard 3 that has begun (`loading-ACTOR.2`: of a model worker to load its model): a small JSON
+file with host, process and driver run, and with the row in hand where rows are done one by one. A try that ends, well or with an
+exception, removes its file; what stays is that of a worker that died. It counts as the shard's doing only when its driver lived
+on and tried again: a try that went down with its driver, or was stopped with it, says nothing of the shard.
 """
 
 from __future__ import annotations
@@ -43,34 +43,33 @@ class Attempt:
 
 
 @contextmanager
-def attempt(out: Path, run_id: str, index: int, where: dict[str, Any] | None = None) -> Iterator[Attempt]:
-    """A try of shard `index` under way in this process, for the driver run `run_id`. `where` is kept in its file.
-
-    Raises `FolderError` where the file cannot be written."""
+def attempt(out: Path, run_id: str, what: int | str, where: dict[str, Any] | None = None) -> Iterator[Attempt]:
+    """A try under way in this process, for the driver run `run_id`: of shard number `what`, or of what is so named. `where` is
+    kept in its file. Raises `FolderError` where the file cannot be written."""
     folder = out / "_attempts"
     with explained(f"writing {folder}"):
         folder.mkdir(exist_ok=True)
-        earlier = sorted((p for p in folder.glob(f"{index:05d}.*") if p.suffix[1:].isdigit()), key=_number)
+        earlier = sorted((p for p in folder.glob(f"{_name(what)}.*") if p.suffix[1:].isdigit()), key=_number)
         deaths = [death for path in earlier if (death := _death(path, run_id)) is not None]
         facts = {
             "host": socket.gethostname(), "pid": os.getpid(), "started": process_start(os.getpid()),
             "run": run_id, "oom_kills": oom_kills(), **(where or {}),
         }
-        path = _begun(folder, index, _number(earlier[-1]) + 1 if earlier else 1, facts)
+        path = _begun(folder, _name(what), _number(earlier[-1]) + 1 if earlier else 1, facts)
     try:
         yield Attempt(path, facts, deaths)
     finally:
         path.unlink(missing_ok=True)
 
 
-def clear_attempts(out: Path, index: int) -> None:
-    """Forget the tries of a shard that is committed."""
-    for path in (out / "_attempts").glob(f"{index:05d}.*"):
+def clear_attempts(out: Path, what: int | str) -> None:
+    """Forget the tries of what is done."""
+    for path in (out / "_attempts").glob(f"{_name(what)}.*"):
         path.unlink(missing_ok=True)
 
 
 def under_way(out: Path, run_id: str) -> dict[Path, dict[str, Any]]:
-    """The tries of a driver run that have neither ended nor been found dead, each with when its file last changed, in
+    """The tries of shards of a driver run that have neither ended nor been found dead, each with when its file last changed, in
     `changed` (seconds on the file system's clock)."""
     found = {}
     for path in (out / "_attempts").glob("[0-9]*"):
@@ -97,13 +96,17 @@ def process_start(pid: int) -> str | None:
     return None
 
 
+def _name(what: int | str) -> str:
+    return f"{what:05d}" if isinstance(what, int) else what
+
+
 def _number(path: Path) -> int:
     return int(path.suffix[1:])
 
 
-def _begun(folder: Path, index: int, number: int, facts: dict[str, Any]) -> Path:
+def _begun(folder: Path, name: str, number: int, facts: dict[str, Any]) -> Path:
     while True:
-        path = folder / f"{index:05d}.{number}"
+        path = folder / f"{name}.{number}"
         try:
             with path.open("x") as file:
                 file.write(json.dumps(facts))

@@ -47,7 +47,7 @@ def test_workers_killed_while_they_load_are_replaced(tmp_path, config):
 
 
 def test_a_model_that_kills_every_worker_that_loads_it_ends_the_run(tmp_path, config):
-    with pytest.raises(RunError, match="squares: a worker failed"):
+    with pytest.raises(RunError, match="killed 3 times while it loaded its model"):
         data.run(Troubled(loading=99, marks=str(tmp_path / "marks")), config)
 
 
