@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from readqg.config import Compute, Settings, TrainSettings
+from readqg.config import Compute, Settings, TrainSettings, TuneSettings
 from readqg.stage import ShardStage, TrainStage
+from readqg.tuning.search import Rung, Search
 
 
 class SquaresConfig(Settings):
@@ -145,3 +146,41 @@ class Troubled(Squares):
             (Path(self.marks) / "hung").touch()
             time.sleep(3600)
         return super().compute(table).append_column("text", table["text"])
+
+
+class HillSpace(Settings):
+    x: tuple[float, float] = (0.0, 1.0)
+
+
+class HillConfig(TuneSettings):
+    out: str
+    fail_above: float = 2.0
+    pause_s: float = 0.0
+
+
+class Hill(Search):
+    """The score climbs to 1 - |x - 0.3| over the rungs."""
+
+    name = "tune-hill"
+
+    def __init__(self, config):
+        super().__init__(config, HillSpace())
+
+    def inputs(self):
+        return {"hill": "one"}
+
+    @property
+    def rungs(self):
+        return self.config.rungs
+
+    def trial(self, values, folder):
+        import time
+
+        if values["x"] > self.config.fail_above:
+            raise ValueError("too steep")
+        for rung in range(1, self.rungs + 1):
+            time.sleep(self.config.pause_s)
+            yield Rung({"score": (1 - abs(values["x"] - 0.3)) * rung / self.rungs, "step": float(rung)}, rung == self.rungs)
+
+    def winner(self, values, folder):
+        return {"reranker": {"margin": values["x"]}}
