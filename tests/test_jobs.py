@@ -25,6 +25,13 @@ def test_every_command_of_a_script_resolves(script, capsys):
         assert stop.value.code == 0, (command, capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_a_script_is_short_and_its_commands_are_of_ray_job_submit(script):
+    text = script.read_text()
+    assert text.count("\n") <= 80
+    assert text.count("ray job submit --address http://127.0.0.1:8265 --working-dir . -- ") == 3
+
+
 def test_every_stage_has_a_script():
     names = {re.search(r'job\("(.+)"\)', script.read_text())[1] for script in SCRIPTS}
-    assert names == set(cli.COMMANDS) - {"evaluate", "plan", "submit", "verify"}
+    assert names == set(cli.COMMANDS) - {"doctor", "evaluate", "plan", "submit", "verify"}
