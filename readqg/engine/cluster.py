@@ -38,7 +38,7 @@ def connect(compute: Compute) -> Iterator[None]:
     try:
         with keeping_handlers():  # Ray's own for SIGTERM exits without a word
             if compute.ray_address is None:
-                _start_local()
+                _start_local_patiently()
             else:
                 _join(compute.ray_address)
     except ReadQGError:
@@ -77,6 +77,18 @@ def _join(address: str) -> None:
 def _auth_mode() -> str:
     """How the node that runs this was started: a token that is sent proves nothing, for an open cluster does not look at it."""
     return os.environ.get("RAY_AUTH_MODE", "").lower()
+
+
+def _start_local_patiently() -> None:
+    """A machine that is very busy may not be up within the 30 s that Ray grants a node: it gets a second chance."""
+    try:
+        _start_local()
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        log.warning("Ray did not start within its 30 s; it is tried once more")
+        ray.shutdown()
+        _start_local()
 
 
 def _start_local() -> None:
