@@ -22,7 +22,7 @@ from readqg.engine import cluster
 from readqg.engine.watchdog import watched
 from readqg.errors import ReadQGError, RunError
 from readqg.ladder import MOST_DEATHS, compute_carefully
-from readqg.progress import Progress
+from readqg.progress import Progress, duration
 from readqg.shards import OutputFolder
 from readqg.shards.attempts import Attempt, attempt, clear_attempts
 from readqg.stage import ShardResult, ShardStage, prepare_shard
@@ -65,10 +65,13 @@ def _run_missing(stage: ShardStage, folder: OutputFolder, compute: Compute) -> N
         watched(folder, compute.stall_s),
         Progress(stage.name, stage.total, "shards", there) as progress,
     ):
-        began, rows = time.monotonic(), 0
+        began, rows, busy_s = time.monotonic(), 0, 0.0
         for receipt in _receipts(stage, folder, compute, missing):
-            rows += receipt["inputs"]
+            rows, busy_s = rows + receipt["inputs"], busy_s + receipt["seconds"]
             progress.advance(1, f"{rows / (time.monotonic() - began):.1f} rows/s")
+    took = time.monotonic() - began
+    busy = f", its workers busy {busy_s / took / min(compute.workers, len(missing)):.0%} of the time" if stage.needs_model else ""
+    log.info("%s: %d rows in %s, %.1f rows/s%s", stage.name, rows, duration(took), rows / took, busy)
 
 
 def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing: list[int]) -> Any:

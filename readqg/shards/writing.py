@@ -134,7 +134,7 @@ class OutputFolder:
                 (self.path / "_metrics").mkdir(exist_ok=True)
                 write_whole(self.path / "_metrics" / f"{index:05d}.json", json.dumps(metrics))
         clear_attempts(self.path, index)
-        return {"index": index, "committed": won, **counts, **result.metrics}
+        return {"index": index, "committed": won, "seconds": seconds, **counts, **result.metrics}
 
     def summary(self, total: int) -> dict[str, Any]:
         """What `_SUCCESS` will say. Raises `FolderError` where a shard is not there yet."""
