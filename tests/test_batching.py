@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from readqg.batching import run_batches, token_batches
+from readqg.trying import trying
 
 lengths_and_budgets = st.tuples(st.lists(st.integers(0, 600), max_size=60), st.integers(1, 2000))
 
@@ -73,6 +74,17 @@ def test_out_of_memory_halves_the_budget_until_the_rows_fit(make):
     assert results == list(range(20))
     assert tried[:4] == [200, 100, 50, 20] and set(tried[3:]) == {20}
     assert halvings == 3
+
+
+def test_a_try_may_lower_the_budget_and_hears_of_every_batch():
+    batches, done = [], []
+    with trying(0.5, lambda: done.append(len(batches))):
+        assert run_batches([10] * 6, 40, lambda rows: batches.append(rows) or rows)[0] == list(range(6))
+    assert [len(rows) for rows in batches] == [2, 2, 2]
+    assert done == [1, 2, 3]
+    batches.clear()
+    run_batches([10] * 6, 40, lambda rows: batches.append(rows) or rows)
+    assert [len(rows) for rows in batches] == [4, 2], "the next try has its whole budget again"
 
 
 def test_rows_done_before_the_memory_ran_out_are_not_done_again():

@@ -6,6 +6,7 @@ found through /proc, so this needs Linux.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import signal
@@ -21,9 +22,9 @@ from readqg.shards import verify
 from readqg.shards.attempts import process_start
 
 TARGETS = ("worker", "worker", "driver", "raylet")
-_END_WITHIN_S = 240.0
+_END_WITHIN_S = 1800.0
 _GONE_WITHIN_S = 60.0
-_POLL_S = 0.05
+_POLL_S = 0.1
 
 
 class Command:
@@ -36,6 +37,7 @@ class Command:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "readqg.cli", *args, "--out", str(out)], stdout=file, stderr=file, start_new_session=True,
                 cwd=Path(__file__).parents[2], env={**os.environ, "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"},
+                preexec_fn=_die_with_parent,
             )
 
     @property
@@ -79,14 +81,14 @@ class Command:
             if time.monotonic() > deadline:
                 self._process.kill()
                 raise AssertionError(f"not done within {timeout_s:.0f} s:\n{self.said}")
-            time.sleep(_POLL_S * 4)
+            time.sleep(_POLL_S * 5)
         deadline = time.monotonic() + _GONE_WITHIN_S
         while alive := [pid for pid, start in self._seen.items() if process_start(pid) == start and _runs(pid)]:
             if time.monotonic() > deadline:
                 for pid in alive:
                     os.kill(pid, signal.SIGKILL)
                 raise AssertionError(f"{len(alive)} processes outlived their driver by {_GONE_WITHIN_S:.0f} s")
-            time.sleep(_POLL_S * 4)
+            time.sleep(_POLL_S * 5)
         return int(self._process.returncode)
 
     def _descendants(self) -> dict[int, str]:
@@ -108,6 +110,11 @@ class Command:
                 except OSError:
                     continue
         return below
+
+
+def _die_with_parent() -> None:
+    """Linux's PR_SET_PDEATHSIG: a test that is stopped leaves no command behind."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _runs(pid: int) -> bool:
@@ -178,9 +185,11 @@ def _one_command(args: list[str], out: Path, draw: random.Random, tally: Tally, 
         if not command.running or sum(tally.kills.values()) >= target:
             break
         kind = draw.choice(TARGETS)
-        while command.running and not command.kill(kind, draw):
-            time.sleep(_POLL_S)  # Ray is not up yet
-        if command.running or kind == "driver":
+        hit = False
+        while command.running and not hit:
+            hit = command.kill(kind, draw)
+            time.sleep(_POLL_S)  # until Ray is up
+        if hit:
             tally.kills[f"{kind}, {moment}"] += 1
         if kind != "worker":
             break

@@ -48,13 +48,13 @@ def label(root: Path) -> list[str]:
     model = tiny_cross_encoder(root / "cross-encoder")
     return ["label", "--candidates", f"{root}/candidates.jsonl", "--queries", f"{root}/queries.jsonl",
             "--documents", f"{root}/corpus.jsonl", "--model", str(model), "--max-length", "60", "--batch-tokens", "200",
-            "--shard-rows", "16", *_ON_CPU]
+            "--shard-rows", "32", *_ON_CPU]
 
 
 def rank(root: Path) -> list[str]:
     model = tiny_cross_encoder(root / "re-ranker", seed=1)
     return ["rank", "--run", f"{root}/run.trec", "--queries", f"{root}/queries.jsonl", "--documents", f"{root}/corpus.jsonl",
-            "--model", str(model), "--max-length", "60", "--batch-tokens", "200", "--shard-queries", "2", *_ON_CPU]
+            "--model", str(model), "--max-length", "60", "--batch-tokens", "200", "--shard-queries", "4", *_ON_CPU]
 
 
 def generate(root: Path) -> list[str]:
@@ -63,12 +63,12 @@ def generate(root: Path) -> list[str]:
     backbone = tiny_llama(root / "backbone")
     SoftPrompt.initial(Backbone.load(str(backbone)), GeneratorSettings(n_relevance=2, n_instruction=3)).save(prompts)
     return ["generate", "--documents", f"{root}/documents", "--prompts", str(prompts), "--document-tokens", "60",
-            "--max-new-tokens", "12", "--batch-tokens", "400", "--shard-rows", "4", *_ON_CPU]
+            "--max-new-tokens", "12", "--batch-tokens", "400", "--shard-rows", "8", *_ON_CPU]
 
 
 def pairs(root: Path) -> list[str]:
     return ["pairs", "--scores", f"{root}/scores.parquet", "--queries", f"{root}/queries.jsonl",
-            "--documents", f"{root}/corpus.jsonl", "--partitions", "24", "--shard-rows", "100", "--m", "2"]
+            "--documents", f"{root}/corpus.jsonl", "--partitions", "10", "--shard-rows", "300", "--m", "2"]
 
 
 WORKS: dict[str, Callable[[Path], list[str]]] = {"label": label, "pairs": pairs, "generate": generate, "rank": rank}

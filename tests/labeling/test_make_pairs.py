@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from readqg.config import identity
 from readqg.errors import FolderError, InputError, RunError
-from readqg.labeling.pairs import PARTITIONED, make_pairs
+from readqg.labeling.pairs import PARTITIONED, make_pairs, pairs_summary
 from readqg.labeling.partition import partition_of
 from readqg.local import run_here
 from readqg.shards import OutputFolder, open_input, verify
@@ -70,6 +70,15 @@ def test_every_passage_is_kept_or_counted_with_its_reason(tmp_path):
         "too_few_queries": 1, "equal_scores": 1, "too_few_positives": 0, "too_few_negatives": 1, "no_text": 0}
     counts = open_input(tmp_path / "out").success["counts"]
     assert (counts["inputs"], counts["rows"], counts["nothing"], counts["errors"]) == (5, 2, 3, 0)
+
+
+def test_the_summary_does_not_hang_on_what_a_kill_may_lose(tmp_path):
+    config = pairs_config(tmp_path, [*ROWS, ("q1", "d4", -4.0), ("q7", "nowhere", 1.0)], max_unknown_share=0.5)
+    summary, _ = run_pairs(config)
+    assert (summary["unknown_passage"], summary["dropped"]["too_few_queries"]) == (1, 1)
+    for folder in (Path(config.out), Path(config.out) / PARTITIONED):
+        shutil.rmtree(folder / "_metrics")
+    assert pairs_summary(config.out) == summary
 
 
 def test_a_passage_without_text_is_dropped_and_counted(tmp_path):

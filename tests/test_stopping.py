@@ -1,0 +1,47 @@
+"""The first signal lets a program put things down in order, the second ends it at once."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import time
+from readqg.stopping import Stopped, stoppable
+try:
+    with stoppable():
+        try:
+            print("begun", flush=True)
+            time.sleep(60)
+        finally:
+            print("cleaning", flush=True)
+            time.sleep({cleaning_s})
+            print("clean", flush=True)
+except Stopped as stop:
+    raise SystemExit(stop.exit_code)
+"""
+
+
+def begun(cleaning_s):
+    program = subprocess.Popen([sys.executable, "-c", PROGRAM.format(cleaning_s=cleaning_s)], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    assert program.stdout.readline() == "begun\n"
+    return program
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_one_signal_ends_in_order(number, code):
+    program = begun(cleaning_s=0.1)
+    program.send_signal(number)
+    said, complained = program.communicate(timeout=30)
+    assert (said, complained, program.returncode) == ("cleaning\nclean\n", "", code)
+
+
+def test_a_second_signal_ends_at_once():
+    program = begun(cleaning_s=60)
+    program.send_signal(signal.SIGINT)
+    assert program.stdout.readline() == "cleaning\n"
+    program.send_signal(signal.SIGINT)
+    said, complained = program.communicate(timeout=30)
+    assert (said, complained, program.returncode) == ("", "", 130)
