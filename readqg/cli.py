@@ -123,13 +123,15 @@ def _split_submit(argv: list[str]) -> tuple[list[str], tuple[str, ...]]:
     """`submit`'s own flags and the stage's name; all the others, which are the stage's."""
     own: list[str] = [argv[0]]
     passed: list[str] = []
+    stage = False
     names = {f"--{name.replace('_', '-')}" for name in config.SubmitConfig.model_fields} - {"--flags"}
     rest = iter(argv[1:])
     for word in rest:
         if word.partition("=")[0] in names:
             own += [word] if "=" in word else [word, *([value] if (value := next(rest, None)) is not None else [])]
-        elif word in COMMANDS and len(own) == 1 and not passed:
-            own += ["--stage", word]
+        elif not stage and not passed and (word in COMMANDS or word == "tune"):
+            own += ["--stage", f"tune-{next(rest, '')}" if word == "tune" else word]
+            stage = True
         elif word in ("-h", "--help") and not passed:
             own.append(word)
         else:
@@ -139,8 +141,8 @@ def _split_submit(argv: list[str]) -> tuple[list[str], tuple[str, ...]]:
 
 def _checked_submit(chosen: config.SubmitConfig, flags: tuple[str, ...]) -> config.SubmitConfig:
     """With the stage's flags, which are tried here first: a typing error should not cost a job."""
-    if chosen.stage in ("submit", "evaluate", "verify") or (chosen.stage and chosen.stage not in COMMANDS):
-        raise ConfigError(f"{chosen.stage!r} is no stage that runs as a job.")
+    if chosen.stage and chosen.stage not in COMMANDS:
+        raise ConfigError(f"{chosen.stage!r} is no stage. There are: {', '.join(COMMANDS)}.")
     if chosen.stage:
         shared, rest = _shared_flags().parse_known_args(flags)
         parsed = _parse(chosen.stage, COMMANDS[chosen.stage].config, shared, rest)

@@ -29,7 +29,7 @@ log = logging.getLogger("readqg")
 
 SCRIPTS = {"import": "import_corpus"}
 """Stages whose script in `jobs/` is called otherwise."""
-_LEFT_BEHIND = [".git", "/tests", "/.ci", "*.parquet"]
+_LEFT_BEHIND = ["/tests", "/.ci", "*.parquet"]
 _PATIENCE_S = 60.0
 
 
@@ -37,6 +37,8 @@ def submit(config: SubmitConfig) -> dict[str, Any]:
     """Submit a stage, or attach to a job, and stay until it has ended; returns its id, status and exit code.
 
     Raises `ConfigError` for an address that is not safe, `RunError` where the cluster does not answer."""
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):  # which tell of each step
+        logging.getLogger(name).setLevel(logging.ERROR)
     client = _client(config.address)
     job = config.attach or _submitted(client, config)
     again = f"readqg submit --attach {job} --address {config.address}"
@@ -44,13 +46,17 @@ def submit(config: SubmitConfig) -> dict[str, Any]:
         _follow(client, job)
     except KeyboardInterrupt:
         log.warning("\nThe job goes on. To look again:  %s\nTo end it:       ray job stop --address %s %s", again, config.address, job)
-        raise
+        return {"job": job, "status": "not waited for", "exit_code": 130}
     return _ended(client, job, again)
 
 
 def entrypoint(stage: str, flags: tuple[str, ...]) -> str:
     """The command that the cluster runs."""
-    return shlex.join(["python", "-m", f"jobs.{SCRIPTS.get(stage, stage.replace('-', '_'))}", *flags])
+    return shlex.join(["python", "-m", f"jobs.{_script(stage)}", *flags])
+
+
+def _script(stage: str) -> str:
+    return SCRIPTS.get(stage, stage.replace("-", "_"))
 
 
 def _client(address: str) -> JobSubmissionClient:
@@ -98,12 +104,17 @@ def _submitted(client: JobSubmissionClient, config: SubmitConfig) -> str:
     environment = _environment(config)
     command = entrypoint(config.stage, config.flags)
     log.info("submitting: %s", command)
-    try:
-        job: str = client.submit_job(entrypoint=command, runtime_env=environment)
-    except Exception as error:
-        raise RunError(f"{config.address} did not take the job: {_first_line(error)}.") from error
-    log.info("job %s", job)
-    return job
+    since = time.monotonic()
+    while True:
+        try:
+            job: str = client.submit_job(entrypoint=command, runtime_env=environment)
+            log.info("job %s", job)
+            return job
+        except Exception as error:
+            young = "No available agent" in str(error)  # a head that has just started answers before it takes jobs
+            if not young or time.monotonic() - since > _PATIENCE_S:
+                raise RunError(f"{config.address} did not take the job: {_first_line(error)}.") from error
+        time.sleep(2.0)
 
 
 def _environment(config: SubmitConfig) -> dict[str, Any]:
@@ -111,6 +122,8 @@ def _environment(config: SubmitConfig) -> dict[str, Any]:
     folder = Path(config.working_dir)
     if not (folder / "jobs" / "__init__.py").exists():
         raise ConfigError(f"--working-dir {folder} is no checkout of ReadQG (no jobs/ in it). Give the folder that was cloned.")
+    if not (folder / "jobs" / f"{_script(config.stage)}.py").exists():
+        raise ConfigError(f"{config.stage!r} is no stage that runs as a job: it has no script in jobs/.")
     given = yaml.safe_load(Path(config.runtime_env).read_text()) if config.runtime_env else {}
     if not isinstance(given, dict):
         raise ConfigError(f"--runtime-env {config.runtime_env}: expected field: value lines, found {type(given).__name__}.")

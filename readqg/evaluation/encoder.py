@@ -33,7 +33,7 @@ class BiEncoder:
     def __init__(
         self, folder: str, pooling: str, max_length: int, batch_tokens: int, device: torch.device | str, dtype: torch.dtype,
     ) -> None:
-        local: dict[str, Any] = {"local_files_only": True}
+        local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
             weights = {**local, "use_safetensors": True, "dtype": dtype}
             body = Transformer(folder, model_kwargs=weights, config_kwargs=local, processor_kwargs=local)

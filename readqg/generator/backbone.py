@@ -40,15 +40,16 @@ class Backbone:
         not a language model of either kind. On the device "meta" no weights are read: enough to check and to tokenise with."""
         folder = models.resolve(str(name))
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             if torch.device(device).type == "meta":
                 with torch.device("meta"):
-                    lm = auto.from_config(config, dtype=dtype)
+                    lm = auto.from_config(config, dtype=dtype, trust_remote_code=False)
             else:
                 # An untied T5 head is kept by plain loading. Resizing embeddings or tying again would replace it: do neither.
-                lm = auto.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, local_files_only=True)
+                lm = auto.from_pretrained(
+                    folder, config=config, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False)
         except (ValueError, OSError, KeyError) as error:
             raise ModelError(f"{folder} cannot be loaded as a language model ({str(error).splitlines()[0]}). "
                              "The backbone must be a T5-type or a decoder-only model.") from error

@@ -107,7 +107,7 @@ def _drawn_rows(folder: shards.InputFolder, limit: int | None) -> Sequence[int]:
 @cache
 def _tokenizer(folder: str) -> PreTrainedTokenizerBase:
     """Once a process; the backbone's own, without its weights."""
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def _table(queries: Sequence[Query]) -> pa.Table:

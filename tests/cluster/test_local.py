@@ -1,0 +1,217 @@
+"""Jobs on a real cluster with a token, started and ended by cluster/local.sh: every script, the whole way, kills, nodes that
+come and go. Only processes that the script started are ended."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from readqg import cli
+from tests.builders import tiny_cross_encoder, tiny_llama
+from tests.test_pipeline import place  # noqa: F401  (a fixture)
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+ROOT = Path(__file__).parents[2]
+PORT, DASHBOARD = 7779, 8279
+ADDRESS = f"http://127.0.0.1:{DASHBOARD}"
+TINY = ["--compute.precision", "fp32", "--compute.max-error-share", "0.5"]
+
+
+class Cluster:
+    """What `cluster/local.sh` starts; more nodes are added and removed by their process ids."""
+
+    def __init__(self, folder):
+        self.folder, self.token = folder, folder / "token"
+        self.settings = {**os.environ, "DIR": str(folder), "PORT": str(PORT), "DASHBOARD_PORT": str(DASHBOARD), "NODES": "2", "CPUS": "2",
+                         "RAY": str(Path(sys.executable).with_name("ray"))}
+
+    def script(self, command):
+        done = subprocess.run([ROOT / "cluster" / "local.sh", *command.split()], env=self.settings, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    @property
+    def environment(self):
+        return {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token), "NO_COLOR": "1"}
+
+    def nodes(self):
+        """Process ids of the nodes by their numbers."""
+        return {int(p.stem.removeprefix("node-")): int(p.read_text()) for p in self.folder.glob("node-*.pid")}
+
+    def add_node(self, number):
+        self.script(f"add {number}")
+
+    def remove_node(self, number):
+        self.script(f"remove {number}")
+
+    def start_job(self, *argv):
+        return subprocess.Popen([sys.executable, "-m", "readqg.cli", "submit", *map(str, argv), "--address", ADDRESS], cwd=ROOT,
+                                env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def job(self, *argv, code=0):
+        process = self.start_job(*argv)
+        log = process.communicate(timeout=900)[0]
+        assert process.returncode == code, log[-4000:]
+        return log
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    made = Cluster(tmp_path_factory.mktemp("c"))
+    made.script("start")
+    try:
+        yield made
+    finally:
+        made.script("stop")
+
+
+def summary_of(log):
+    """The line of JSON that a job's log ends with."""
+    return json.loads([line for line in log.splitlines() if line.startswith("{")][-1])
+
+
+def whole_way(place, out, *more):  # noqa: F811
+    return ["run", "--corpus", place / "corpus", "--out", out, "--prompts", place / "prompts", "--backbone", place / "backbone",
+            "--start", place / "start", "--generate.max-new-tokens", "6", "--generate.document-tokens", "16", "--generate.shard-rows", "4",
+            "--reranker.epochs", "1", "--reranker.max-length", "48", "--rank.max-length", "48", "--retrieve.top-k", "10", *TINY, *more]
+
+
+def verified(out):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["verify", str(out)])
+    return stop.value.code == 0
+
+
+def test_without_the_token_nobody_comes_in(cluster):
+    import requests
+
+    assert requests.get(f"{ADDRESS}/api/jobs/", timeout=60).status_code == 401
+    wrong = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": str(cluster.folder / "wrong")}
+    (cluster.folder / "wrong").write_text("0" * 64)
+    done = subprocess.run([sys.executable, "-m", "readqg.cli", "submit", "--attach", "x", "--address", ADDRESS], cwd=ROOT, env=wrong,
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "is the token" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_whole_way_as_a_job_ends_with_a_summary_and_verifies(cluster, place, tmp_path):  # noqa: F811
+    log = cluster.job(*whole_way(place, tmp_path / "run"))
+    assert summary_of(log)["command"] == "run" and "\x1b" not in log
+    assert verified(tmp_path / "run")
+    token = cluster.token.read_text()
+    assert token not in log
+    holding = [p for p in (tmp_path / "run").rglob("*") if p.is_file() and token.encode() in p.read_bytes()]
+    assert holding == []
+
+
+def test_ctrl_c_leaves_the_job_and_attach_shows_it_whole(cluster, tmp_path):
+    process = cluster.start_job("import", "--source", "readqg/sample/corpus", "--out", tmp_path / "corpus")
+    seen = ""
+    while "Running entrypoint" not in seen:
+        line = process.stdout.readline()
+        assert line, seen
+        seen += line
+    process.send_signal(signal.SIGINT)
+    seen += process.communicate(timeout=120)[0]
+    assert process.returncode == 130 and "The job goes on" in seen
+    job = re.search(r"--attach (\S+)", seen)[1]
+    log = cluster.job("--attach", job)
+    assert summary_of(log)["documents"] == 1400 and "SUCCEEDED" in log
+
+
+def test_a_job_that_fails_gives_its_exit_code(cluster, tmp_path):
+    log = cluster.job("import", "--source", tmp_path / "absent", "--out", tmp_path / "o", code=1)
+    assert "absent" in log and "FAILED" in log
+
+
+def generate(place, out, *more):  # noqa: F811
+    return ["generate", "--documents", place / "documents", "--out", out, "--prompts", place / "prompts", "--backbone", place / "backbone",
+            "--document-tokens", "32", "--max-new-tokens", "32", "--shard-rows", "2", "--compute.workers", "2", *TINY, *more]
+
+
+@pytest.fixture(scope="module")
+def documents(cluster, place):  # noqa: F811
+    cluster.job("import", "--source", place / "corpus", "--out", place / "imported")
+    (place / "documents").symlink_to(place / "imported" / "documents")
+    return place / "documents"
+
+
+def rows(folder):
+    return sorted(pq.read_table(folder).to_pylist(), key=lambda r: (r["doc_id"], r["relevance"]))
+
+
+def wait_for_parts(out, count, process):
+    deadline = time.monotonic() + 600
+    while len(list(out.glob("part-*"))) < count:
+        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()[-3000:] if process.poll() is not None else ""
+        time.sleep(0.1)
+
+
+@pytest.mark.usefixtures("documents")
+def test_generation_goes_on_when_a_node_leaves_and_another_comes(cluster, place, tmp_path):  # noqa: F811
+    cluster.job(*generate(place, tmp_path / "quiet"))
+    process = cluster.start_job(*generate(place, tmp_path / "troubled"))
+    wait_for_parts(tmp_path / "troubled", 1, process)
+    cluster.remove_node(1)
+    cluster.add_node(2)
+    log = process.communicate(timeout=900)[0]
+    assert process.returncode == 0, log[-4000:]
+    assert rows(tmp_path / "troubled") == rows(tmp_path / "quiet")
+    assert verified(tmp_path / "troubled")
+
+
+@pytest.mark.usefixtures("documents")
+def test_a_job_whose_driver_is_killed_is_submitted_again_and_goes_on(cluster, place, tmp_path):  # noqa: F811
+    process = cluster.start_job(*generate(place, tmp_path / "out"))
+    wait_for_parts(tmp_path / "out", 2, process)
+    driver = next((tmp_path / "out" / "_tmp").iterdir()).name.split("-")[-2]  # host-pid-random
+    os.kill(int(driver), signal.SIGKILL)
+    process.communicate(timeout=600)
+    assert process.returncode != 0
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("part-*")}
+    cluster.job(*generate(place, tmp_path / "out"))
+    assert before and all(p.stat().st_mtime_ns == changed for p, changed in before.items())
+    assert verified(tmp_path / "out")
+
+
+def test_every_script_runs_as_a_job(cluster, place, tmp_path):  # noqa: F811
+    o = tmp_path
+    llama, encoder = tiny_llama(o / "llama"), tiny_cross_encoder(o / "encoder")
+    corpus = o / "corpus"
+    small = ["--m", "1", "--document-tokens", "32", "--query-tokens", "12", "--steps", "4", "--held-out-documents", "4"]
+    nested = [f.replace("--", "--generator.") for f in small]
+    jobs = {
+        "import": ["--source", place / "corpus", "--out", corpus],
+        "retrieve": ["--documents", corpus / "documents", "--queries", corpus / "queries", "--out", o / "bm25", "--top-k", "30"],
+        "label": ["--candidates", o / "bm25" / "_run.trec", "--queries", corpus / "queries", "--documents", corpus / "documents",
+                  "--model", encoder, "--max-length", "48", "--out", o / "scores"],
+        "pairs": ["--scores", o / "scores", "--queries", corpus / "queries", "--documents", corpus / "documents", "--m", "1",
+                  "--partitions", "2", "--out", o / "pairs"],
+        "train-generator": ["--pairs", o / "pairs", "--backbone", llama, "--out", o / "prompts", *small],
+        "generate": ["--documents", corpus / "documents", "--prompts", o / "prompts", "--backbone", llama, "--out", o / "queries",
+                     "--document-tokens", "16", "--max-new-tokens", "6", "--compute.max-error-share", "0.9"],
+        "train-reranker": ["--queries", o / "queries", "--documents", corpus / "documents", "--start", encoder, "--out", o / "reranker",
+                           "--epochs", "1", "--max-length", "48"],
+        "rank": ["--run", o / "bm25", "--queries", corpus / "queries", "--documents", corpus / "documents", "--model", o / "reranker",
+                 "--max-length", "48", "--out", o / "tuned"],
+        "quality": ["--queries", o / "queries", "--documents", corpus / "documents", "--judge", encoder, "--encoder", "none",
+                    "--max-length", "48", "--out", o / "quality"],
+        "tune-generator": ["--pairs", o / "pairs", "--backbone", llama, "--out", o / "tune-g", "--trials", "1", "--rungs", "1",
+                           "--min-distinct", "0", "--probe-new-tokens", "4", *nested],
+        "tune-reranker": ["--queries", o / "queries", "--documents", corpus / "documents", "--start", encoder, "--out", o / "tune-r",
+                          "--trials", "1", "--reranker.epochs", "1", "--reranker.max-length", "48", "--rungs", "1"],
+        "tune-pipeline": ["--documents", corpus / "documents", "--prompts", o / "prompts", "--backbone", llama, "--start", encoder,
+                          "--out", o / "tune-p", "--trials", "1", "--rungs", "1", "--generate.max-new-tokens", "6",
+                          "--generate.document-tokens", "16", "--reranker.epochs", "1", "--reranker.max-length", "48"],
+    }
+    scripts = {re.search(r'job\("(.+)"\)', p.read_text())[1] for p in (ROOT / "jobs").glob("*.py") if p.name != "__init__.py"}
+    assert set(jobs) == scripts - {"run"}
+    for name, flags in jobs.items():
+        log = cluster.job(name, *flags)
+        assert summary_of(log)["command"] == name and "\x1b" not in log
+    assert verified(o)
