@@ -61,7 +61,7 @@ def _run_missing(stage: ShardStage, folder: OutputFolder, compute: Compute) -> N
         return
     there = stage.total - len(missing)
     with (
-        cluster.connect(compute),
+        cluster.connect(compute, folder.path),
         watched(folder, compute.stall_s),
         Progress(stage.name, stage.total, "shards", there) as progress,
     ):
@@ -98,7 +98,7 @@ def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing
                 num_gpus=1 if cluster.has_gpu(compute) else None,
                 max_task_retries=_RAY_RETRIES,
             )
-    data = data.map_batches(_Commit(stage, folder), batch_size=1, batch_format="pyarrow", num_cpus=_STEP_CPUS)
+    data = data.map_batches(_Commit(folder, stage.total), batch_size=1, batch_format="pyarrow", num_cpus=_STEP_CPUS)
     try:
         for batch in data.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
             for text in batch["receipt"].to_pylist():  # type: ignore[union-attr]
@@ -134,7 +134,8 @@ class _Read:
             began = time.monotonic()
             table = prepare_shard(self.stage, self.stage.read(index))
             self.stage.load()
-            return _pack(index, compute_carefully(self.stage, table, under_way), time.monotonic() - began)
+            result = compute_carefully(self.stage, table, under_way)
+            return _pack(index, result, time.monotonic() - began, self.stage.row_groups(result.table))
 
 
 class _Model:
@@ -148,20 +149,21 @@ class _Model:
         index, _, table = _unrow(batch)
         with _attempt(self.folder, index) as under_way:
             began = time.monotonic()
-            return _pack(index, compute_carefully(self.stage, table, under_way), time.monotonic() - began)
+            result = compute_carefully(self.stage, table, under_way)
+            return _pack(index, result, time.monotonic() - began, self.stage.row_groups(result.table))
 
 
 class _Commit:
-    """CPU step: the shard appears under its final name; what goes on is its receipt."""
+    """CPU step: the shard appears under its final name; what goes on is its receipt. Without the stage, so that its process
+    need not import what models need."""
 
-    def __init__(self, stage: ShardStage, folder: OutputFolder) -> None:
-        self.stage, self.folder = stage, folder
+    def __init__(self, folder: OutputFolder, total: int) -> None:
+        self.folder, self.total = folder, total
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         index, facts, table = _unrow(batch)
-        seconds = facts.pop("seconds")
-        result = ShardResult(table=table, **facts)
-        receipt = self.folder.commit(index, self.stage.total, result, self.stage.row_groups(table), seconds)
+        seconds, row_groups = facts.pop("seconds"), facts.pop("row_groups")
+        receipt = self.folder.commit(index, self.total, ShardResult(table=table, **facts), row_groups, seconds)
         return pa.table({"receipt": [json.dumps(receipt)]})
 
 
@@ -183,9 +185,9 @@ def _attempt(folder: OutputFolder, what: int | str) -> AbstractContextManager[At
     return attempt(folder.path, folder.run_id, what, {"node": ray.get_runtime_context().get_node_id()})
 
 
-def _pack(index: int, result: ShardResult, seconds: float) -> pa.Table:
+def _pack(index: int, result: ShardResult, seconds: float, row_groups: list[int] | None) -> pa.Table:
     facts = {name: getattr(result, name) for name in ("inputs", "errors", "nothing", "first_id", "last_id", "metrics", "counts")}
-    return _row(index, {**facts, "seconds": seconds}, result.table)
+    return _row(index, {**facts, "seconds": seconds, "row_groups": row_groups}, result.table)
 
 
 def _row(index: int, facts: dict[str, Any], table: pa.Table) -> pa.Table:
