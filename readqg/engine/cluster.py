@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 # Ray reads these when it is imported: no usage reports, no notices meant for other programs.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -17,6 +18,7 @@ import ray
 
 from readqg.config import Compute
 from readqg.engine import access
+from readqg.engine.shared import check_shared
 from readqg.errors import ConfigError, ReadQGError, RunError
 from readqg.stopping import keeping_handlers
 
@@ -26,12 +28,14 @@ _OBJECT_STORE_BYTES = 1 << 30
 
 
 @contextmanager
-def connect(compute: Compute) -> Iterator[None]:
-    """A Ray to work on. A connection that is open already is used and left open; a local Ray started here ends here.
+def connect(compute: Compute, out: Path | None = None) -> Iterator[None]:
+    """A Ray to work on, whose nodes all see the folder `out`. A connection that is open already is used and left open; a local
+    Ray started here ends here.
 
     Raises `RunError` where the cluster at `compute.ray_address` does not answer, `ConfigError` where it is off this machine and
-    lets in whoever reaches it."""
+    lets in whoever reaches it, or where `out` is not the same on all its nodes."""
     if ray.is_initialized():
+        _look(out)
         yield
         return
     access.check_version(ray.__version__, "here")
@@ -50,9 +54,15 @@ def connect(compute: Compute) -> Iterator[None]:
             "where the cluster wants a token."
         ) from error
     try:
+        _look(out)
         yield
     finally:
         ray.shutdown()
+
+
+def _look(out: Path | None) -> None:
+    if out is not None:
+        check_shared(out)
 
 
 def _join(address: str) -> None:

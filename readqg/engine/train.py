@@ -57,7 +57,7 @@ def run(stage: TrainStage, config: Any) -> dict[str, Any]:
         "optimizer": {"lr": config.learning_rate, "weight_decay": config.weight_decay},
         "gradient_clip": config.gradient_clip,
     }
-    with cluster.connect(config.compute), _progress(stage, state / "log.jsonl"):
+    with cluster.connect(config.compute, folder.path), _progress(stage, state / "log.jsonl"):
         _fit(stage, job, folder, config.compute, config.train)
     return folder.commit_files(made, {"steps": stage.steps})
 

@@ -65,7 +65,7 @@ def _search(search: Search, config: TuneSettings, folder: OutputFolder) -> None:
     seconds = None if config.hours is None else config.hours * 3600 - sum(t.seconds for t in done) / config.compute.workers
     if left <= 0 or (seconds is not None and seconds <= 0):
         return
-    with cluster.connect(config.compute), Progress(search.name, config.trials, "trials", len(done)) as progress:
+    with cluster.connect(config.compute, folder.path), Progress(search.name, config.trials, "trials", len(done)) as progress:
         resources = _resources(config)
         _prepare(search, folder.path, resources)
         begun = [t.values for t in trials(root) if t.status == "begun"]

@@ -44,8 +44,11 @@ class Cluster:
         """Process ids of the nodes by their numbers."""
         return {int(p.stem.removeprefix("node-")): int(p.read_text()) for p in self.folder.glob("node-*.pid")}
 
-    def add_node(self, number):
+    def add_node(self, number, ray=None):
+        before = self.settings
+        self.settings = {**before, **({"RAY": str(ray)} if ray else {})}
         self.script(f"add {number}")
+        self.settings = before
 
     def remove_node(self, number):
         self.script(f"remove {number}")
@@ -177,6 +180,26 @@ def test_a_job_whose_driver_is_killed_is_submitted_again_and_goes_on(cluster, pl
     cluster.job(*generate(place, tmp_path / "out"))
     assert before and all(p.stat().st_mtime_ns == changed for p, changed in before.items())
     assert verified(tmp_path / "out")
+
+
+@pytest.mark.usefixtures("documents")
+def test_an_output_that_a_node_does_not_see_is_refused_before_any_work(cluster, place, tmp_path):  # noqa: F811
+    """A node with a file system of its own where the output is to lie."""
+    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("needs rights to hide a folder from a process")
+    (tmp_path / "local").mkdir()
+    wrapper = tmp_path / "bin" / "ray"
+    wrapper.parent.mkdir()
+    ray = cluster.settings["RAY"]
+    wrapper.write_text(f"#!/bin/sh\nexec unshare -m sh -c 'mount -t tmpfs none {tmp_path}/local && exec {ray} \"$@\"' ray \"$@\"\n")
+    wrapper.chmod(0o755)
+    cluster.add_node(3, wrapper)
+    try:
+        log = cluster.job(*generate(place, tmp_path / "local" / "out"), code=1)
+    finally:
+        cluster.remove_node(3)
+    assert "is not the same folder on every node: 1 of" in log and "NFS" in log
+    assert not list((tmp_path / "local" / "out").glob("part-*"))
 
 
 def test_every_script_runs_as_a_job(cluster, place, tmp_path):  # noqa: F811

@@ -1,0 +1,58 @@
+"""Whether an output folder is the same on every node of a cluster.
+
+Each worker commits its shards where the path leads on its own node. A path that is local to the nodes would leave the shards
+scattered and the run never done, after hours: so that is looked for before any work begins."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+from readqg.errors import ConfigError
+
+import ray  # isort: skip
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # isort: skip
+
+log = logging.getLogger("readqg")
+
+_WAIT_S = 90.0
+
+
+def check_shared(folder: Path) -> None:
+    """Raises `ConfigError` where a node does not see what has just been written to `folder`. Nodes that come later, and those
+    that do not answer in time, are not looked at."""
+    nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+    if len(nodes) < 2:
+        return
+    expected = _seen(folder)
+    asked = {
+        ray.remote(num_cpus=0, max_retries=0)(_seen)
+        .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False))
+        .remote(folder): node
+        for node_id, node in nodes.items()
+    }
+    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=_WAIT_S)
+    if late:
+        log.warning("%d of %d nodes have not said in %.0f s whether they see %s", len(late), len(asked), _WAIT_S, folder)
+    blind = [asked[answer]["NodeManagerAddress"] for answer in answered if _answer(answer) not in (expected, None)]
+    if blind:
+        raise ConfigError(
+            f"{folder} is not the same folder on every node: {len(blind)} of {len(nodes)} do not see what this command has written "
+            f"there ({', '.join(sorted(set(blind))[:5])}). Give an --out on a file system that all nodes share (NFS, EFS, Filestore, a "
+            "ReadWriteMany volume), mounted at the same path.")
+
+
+def _answer(reference: ray.ObjectRef) -> str | None:
+    """None where the node is gone."""
+    try:
+        found: str = ray.get(reference)
+        return found
+    except ray.exceptions.RayError:
+        return None
+
+
+def _seen(folder: Path) -> str:
+    """A hash of the folder's `_config.json`, which its driver has written; "" where it is not there."""
+    file = folder / "_config.json"
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
