@@ -25,6 +25,7 @@ from readqg.stopping import keeping_handlers
 log = logging.getLogger("readqg")
 
 _OBJECT_STORE_BYTES = 1 << 30
+_STARTS = 5
 
 
 @contextmanager
@@ -90,15 +91,15 @@ def _auth_mode() -> str:
 
 
 def _start_local_patiently() -> None:
-    """A machine that is very busy may not be up within the 30 s that Ray grants a node: it gets a second chance."""
-    try:
-        _start_local()
-    except Exception as error:
-        if "timed out during startup" not in str(error):
-            raise
-        log.warning("Ray did not start within its 30 s; it is tried once more")
-        ray.shutdown()
-        _start_local()
+    """A machine that is very busy may not be up within the 30 s that Ray grants a node: it gets a few more."""
+    for left in reversed(range(_STARTS)):
+        try:
+            return _start_local()
+        except Exception as error:
+            if not left or "timed out during startup" not in str(error):
+                raise
+            log.warning("Ray did not start within the 30 s that it grants itself; it is tried again")
+            ray.shutdown()
 
 
 def _start_local() -> None:
