@@ -54,6 +54,7 @@ add_node() { start_node "$1" --address="$(address)"; }
 start() {
   [ -z "$(find "$DIR" -name 'node-*.pid' 2>/dev/null)" ] || { echo "$DIR holds a cluster: cluster/local.sh stop" >&2; exit 1; }
   mkdir -p "$DIR" && chmod 700 "$DIR"
+  trap 'stop' EXIT # what does not come up whole is ended
   (umask 077 && head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$DIR/token")
   start_node 0 --head --port="$PORT" --dashboard-host=127.0.0.1 --dashboard-port="$DASHBOARD_PORT" \
     --ray-client-server-port=$((PORT + 1)) --temp-dir="$DIR/ray"
@@ -63,6 +64,7 @@ start() {
   done
   answers || { echo "the head does not answer; see $DIR/node-0.log" >&2; exit 1; }
   for number in $(seq 1 $((NODES - 1))); do add_node "$number"; done
+  trap - EXIT
   echo "A cluster of $NODES nodes, $(address); jobs: http://127.0.0.1:$DASHBOARD_PORT; then: eval \"\$(cluster/local.sh env)\""
 }
 
