@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,9 +27,9 @@ _HOW_TO_TOKEN = (
 
 
 def use_token_if_there() -> None:
-    """Turn token authentication on for this process where a token is there and nothing says otherwise. Call before Ray is
-    imported: it reads the mode then."""
-    if "RAY_AUTH_MODE" not in os.environ and has_token():
+    """Turn token authentication on for this process where a token is there and nothing says otherwise. Ray reads the mode as it
+    is imported: where a program has done that before, its choice stands, or its clusters would want a token that it does not send."""
+    if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ and has_token():
         os.environ["RAY_AUTH_MODE"] = "token"
 
 
