@@ -18,12 +18,13 @@ STORE_BYTES=${STORE_BYTES:-200000000} # of shared memory, a node
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$DIR/token RAY_USAGE_STATS_ENABLED=0 PYTHONUNBUFFERED=1
 export PATH=$(cd "$(dirname "$RAY")" && pwd):$PATH # jobs run the `python` beside `ray`
 
+# Each node has a folder of its own, as on real machines: in one that is shared, each would unpack a job's code over the other's.
 spawn() { # NUMBER, then what is special about the node
   local number=$1 first=$((PORT + 100 + 10 * $1))
   shift
   nohup "$RAY" start "$@" --log-style=record --log-color=false --num-cpus="$CPUS" --object-store-memory="$STORE_BYTES" --block \
     --dashboard-agent-listen-port="$first" --dashboard-agent-grpc-port=$((first + 1)) --runtime-env-agent-port=$((first + 2)) \
-    --metrics-export-port=$((first + 3)) \
+    --metrics-export-port=$((first + 3)) --temp-dir="$DIR/ray-$number" \
     --min-worker-port=$((20000 + 1000 * number)) --max-worker-port=$((20999 + 1000 * number)) \
     >"$DIR/node-$number.log" 2>&1 </dev/null &
   echo $! >"$DIR/node-$number.pid"
@@ -57,7 +58,7 @@ start() {
   trap 'stop' EXIT # what does not come up whole is ended
   (umask 077 && head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$DIR/token")
   start_node 0 --head --port="$PORT" --dashboard-host=127.0.0.1 --dashboard-port="$DASHBOARD_PORT" \
-    --ray-client-server-port=$((PORT + 1)) --temp-dir="$DIR/ray"
+    --ray-client-server-port=$((PORT + 1))
   for _ in $(seq 60); do
     ! answers || break
     sleep 1
