@@ -1,10 +1,12 @@
 """Which addresses are refused, and with what advice; the token stays where it is."""
 
 import logging
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+import ray
 
 from readqg import cli
 from readqg.config import Compute, SubmitConfig
@@ -68,10 +70,15 @@ def test_a_token_that_is_there_counts_only_where_it_is_sent(token, monkeypatch):
 def test_a_token_in_the_home_folder_turns_authentication_on(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "")  # so that it is put back
     monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
     access.use_token_if_there()
     assert not access.sends_token()
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text(SECRET)
+    monkeypatch.setitem(sys.modules, "ray", ray)  # imported before: it has read its mode
+    access.use_token_if_there()
+    assert not access.sends_token()
+    monkeypatch.delitem(sys.modules, "ray")
     access.use_token_if_there()
     assert access.sends_token()
 
@@ -90,8 +97,6 @@ def test_a_password_in_an_address_is_refused_and_not_repeated():
 
 @pytest.mark.usefixtures("no_token")
 def test_a_stage_is_not_run_on_a_cluster_that_is_open_to_all():
-    import ray
-
     assert not ray.is_initialized()
     with pytest.raises(ConfigError, match="there is no token"), cluster.connect(Compute(ray_address="10.0.0.5:6379")):
         pass
