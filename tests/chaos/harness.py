@@ -6,6 +6,7 @@ found through /proc, so this needs Linux.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import random
@@ -23,7 +24,7 @@ from readqg.shards.attempts import process_start
 
 TARGETS = ("worker", "worker", "driver", "raylet")
 _END_WITHIN_S = 1800.0
-_GONE_WITHIN_S = 60.0
+_GONE_WITHIN_S = 300.0  # a worker that is importing libraries, at Ray's low priority on a busy machine, is slow to see that it is alone
 _POLL_S = 0.1
 
 
@@ -85,11 +86,19 @@ class Command:
         deadline = time.monotonic() + _GONE_WITHIN_S
         while alive := [pid for pid, start in self._seen.items() if process_start(pid) == start and _runs(pid)]:
             if time.monotonic() > deadline:
-                for pid in alive:
-                    os.kill(pid, signal.SIGKILL)
-                raise AssertionError(f"{len(alive)} processes outlived their driver by {_GONE_WITHIN_S:.0f} s")
+                raise AssertionError(f"outlived their driver by {_GONE_WITHIN_S:.0f} s: {self._put_down(alive)}")
             time.sleep(_POLL_S * 5)
         return int(self._process.returncode)
+
+    @staticmethod
+    def _put_down(pids: list[int]) -> list[str]:
+        """Kills what is left; says what it was."""
+        titles = []
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                titles.append(_title(pid))
+                os.kill(pid, signal.SIGKILL)
+        return titles
 
     def _descendants(self) -> dict[int, str]:
         """pid -> command line (of a Ray worker: its title) of every process below the driver."""
@@ -106,10 +115,14 @@ class Command:
                 todo.append(pid)
                 self._seen.setdefault(pid, process_start(pid))
                 try:
-                    below[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    below[pid] = _title(pid)
                 except OSError:
                     continue
         return below
+
+
+def _title(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
 
 def _die_with_parent() -> None:
