@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,18 +30,22 @@ class Command(NamedTuple):
     group: str
     positional: str = ""
     """A flag whose name may be left out before its value."""
+    starts_from: str = ""
+    """The flag that `--from` is another name of (no field can be called `from`)."""
 
 
 COMMANDS: dict[str, Command] = {
     "run": Command(config.RunConfig, api.run, "The whole way"),
     "import": Command(config.ImportConfig, api.import_corpus, "A corpus"),
     "generate": Command(config.GenerateConfig, api.generate, "A corpus"),
-    "train-reranker": Command(config.TrainRerankerConfig, api.train_reranker, "A corpus"),
+    "train-reranker": Command(config.TrainRerankerConfig, api.train_reranker, "A corpus", starts_from="start"),
     "retrieve": Command(config.RetrieveConfig, api.retrieve, "A corpus"),
     "rank": Command(config.RankConfig, api.rank, "A corpus"),
     "label": Command(config.LabelConfig, api.label, "The generator, once"),
     "pairs": Command(config.PairsConfig, api.pairs, "The generator, once"),
-    "train-generator": Command(config.TrainGeneratorConfig, api.train_generator, "The generator, once"),
+    "train-generator": Command(
+        config.TrainGeneratorConfig, api.train_generator, "The generator, once", starts_from="initial"
+    ),
     "evaluate": Command(config.EvaluateConfig, api.evaluate, "Measures"),
     "quality": Command(config.QualityConfig, api.quality, "Measures"),
     "plan": Command(config.PlanConfig, api.plan, "Measures"),
@@ -90,6 +95,8 @@ def _main(argv: list[str]) -> int:
     command = COMMANDS[argv[0]]
     if command.positional and rest and not rest[0].startswith("-"):
         rest.insert(0, f"--{command.positional}")
+    if command.starts_from:
+        rest = [re.sub("^--from(?==|$)", f"--{command.starts_from}", word) for word in rest]
     try:
         chosen = _parse(argv[0], command.config, shared, rest)
         if isinstance(chosen, config.SubmitConfig):

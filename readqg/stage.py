@@ -1,7 +1,7 @@
-"""What a stage is. The engine runs these; a stage knows nothing of Ray or DeepSpeed and is tested without them.
+"""What a shard stage is: rows into rows, one shard at a time. (A training stage: `readqg.training`.)
 
-A *shard stage* turns rows into rows, one shard at a time. A *training stage* gives batches and a loss. Both are plain
-picklable objects made from a config class; heavy things (models) are made in `load()` / `build()`, on the worker.
+The engine runs stages; a stage knows nothing of Ray and is tested without it. It is a plain picklable object made from a config
+class; heavy things (models) are made in `load()`, on the worker.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -200,46 +198,3 @@ def _keys(table: pa.Table, key: tuple[str, ...]) -> list[tuple[str, ...]]:
     if not key:
         return []
     return list(zip(*(map(str, table[name].to_pylist()) for name in key), strict=True))
-
-
-class TrainStage:
-    """A model, its batches and its loss. Everything random must come from `torch`'s generators, which the engine seeds
-    anew at every step from (seed, step, rank), or from a generator the stage keys itself."""
-
-    name: str
-    steps: int
-    seed: int
-    keeps_start = True  # False: the best weights are those of a validation after the first step, even if the start's was better
-
-    def inputs(self) -> dict[str, str]:
-        """Name -> fingerprint of every input; a folder begun with others is refused."""
-        raise NotImplementedError
-
-    def models(self) -> dict[str, str]:
-        """Name -> fingerprint of every model used."""
-        return {}
-
-    def build(self) -> Any:
-        """The `torch.nn.Module` to train; parameters that require gradients are the ones trained."""
-        raise NotImplementedError
-
-    def batch(self, step: int) -> Any:
-        """The global batch of step `step` (0-based): a pure function of (seed, step)."""
-        raise NotImplementedError
-
-    def loss(self, model: Any, batch: Any) -> tuple[Any, dict[str, float]]:
-        """(scalar loss tensor, metrics as plain floats). Called inside the engine's one forward."""
-        raise NotImplementedError
-
-    def learning_rate(self, step: int) -> float:
-        """Multiplier of the base learning rate at `step`."""
-        return 1.0
-
-    def validate(self, model: Any) -> dict[str, float]:
-        """Held-out metrics; called every `validate_steps` steps and at both ends. Key `score`: higher is better, used to
-        keep the best weights; absent: the last weights are kept."""
-        return {}
-
-    def save(self, model: Any, folder: Path, log: list[dict[str, Any]]) -> None:
-        """Write the trained model's files into an empty folder. `log`: one dict a logged step."""
-        raise NotImplementedError

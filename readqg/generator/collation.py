@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,7 +18,6 @@ import torch
 from torch import Tensor
 
 from readqg.config import GeneratorSettings
-from readqg.corpus.access import subset
 from readqg.errors import InputError
 from readqg.generator.losses import IGNORED
 from readqg.generator.model import Generator, padded
@@ -25,6 +25,7 @@ from readqg.shards import InputFolder, stable_hash
 
 COLUMNS = ("doc_id", "text", "positives", "negatives")
 _ROW_GROUPS_IN_MEMORY = 16
+_IDS_AT_A_TIME = 65_536
 _DOCUMENT_MULTIPLE = 8  # of a padded document's tokens: few distinct shapes let the kernels be reused
 
 
@@ -43,7 +44,9 @@ class PairBatch:
     labels: Tensor
     """(N, T), -100 at padding: query and end token."""
     encoding: Tensor
-    """(N,): which of the U encodings a sequence belongs to. Also the groups of Eq. 3."""
+    """(N,): which of the U encodings a sequence belongs to."""
+    group: Tensor
+    """(N,): the same number for the same (document, relevance), whichever worker has it: the groups of Eq. 3."""
     pair: Tensor
     """(N,): the sequence whose query contradicts this one's (Eq. 4): j-th positive <-> j-th negative of the document."""
     is_positive: Tensor
@@ -54,26 +57,27 @@ class PairBatch:
 
 
 class TrainingPairs:
-    """A pairs folder: held-out documents apart, the rest in an order that depends on the seed alone. Only ids are held in
-    memory; texts are read as they are asked for, one row group at a time."""
+    """A pairs folder: held-out documents apart, the rest in an order that depends on the seed alone. Four bytes a document are held
+    in memory, the order of the epoch; texts are read as they are asked for, one row group at a time."""
 
     def __init__(self, folder: InputFolder, held_out_documents: int, seed: int) -> None:
         """Raises `InputError` where no document is left to train on."""
         self.folder = folder
         self.seed = seed
-        ids = folder.read(columns=["doc_id"])["doc_id"].to_pylist()
-        held_out = set(subset(ids, held_out_documents)) if held_out_documents else set()
-        self.held_out = [row for row, doc_id in enumerate(ids) if doc_id in held_out]
-        self.training = np.array([row for row, doc_id in enumerate(ids) if doc_id not in held_out], dtype=np.int64)
-        if not len(self.training):
-            raise InputError(f"{folder.path} has {len(ids)} documents, and {held_out_documents} are to be held out: none is left to "
+        self.held_out = _held_out(folder, held_out_documents)
+        self._size = folder.rows - len(self.held_out)
+        if not self._size:
+            raise InputError(f"{folder.path} has {folder.rows} documents, and {held_out_documents} are to be held out: none is left to "
                              "train on. Give more pairs, or a smaller held_out_documents.")
+        # The k-th training document is row k plus the held-out rows before it.
+        self._passed = np.array(self.held_out, dtype=np.int64) - np.arange(len(self.held_out))
 
     def rows_of_step(self, step: int, count: int) -> list[int]:
         """The `count` rows of a step. An epoch is a permutation of the training documents keyed by (seed, epoch)."""
         places = range(step * count, (step + 1) * count)
-        size = len(self.training)
-        return [int(self.training[_permutation(size, self.seed, place // size)[place % size]]) for place in places]
+        size = self._size
+        chosen = [int(_permutation(size, self.seed, place // size)[place % size]) for place in places]
+        return [k + int(np.searchsorted(self._passed, k, side="right")) for k in chosen]
 
     def read(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Rows by number, in the order asked for, as `COLUMNS` have them."""
@@ -98,6 +102,19 @@ class TrainingPairs:
         return list(accumulate((rows for _, _, rows in self._groups[:-1]), initial=0))
 
 
+def _held_out(folder: InputFolder, number: int) -> list[int]:
+    """Rows of `number` documents drawn by a stable hash, in order. The ids are looked at some at a time."""
+    smallest: list[tuple[int, str, int]] = []
+    row = 0
+    for part in folder.parts if number else []:
+        with pq.ParquetFile(part, page_checksum_verification=True) as file:
+            for ids in file.iter_batches(_IDS_AT_A_TIME, columns=["doc_id"]):
+                hashed = [(stable_hash(doc_id), doc_id, row + i) for i, doc_id in enumerate(ids["doc_id"].to_pylist())]
+                smallest = heapq.nsmallest(number, [*smallest, *hashed])
+                row += len(hashed)
+    return sorted(row for _, _, row in smallest)
+
+
 @lru_cache(maxsize=_ROW_GROUPS_IN_MEMORY)
 def _read_row_group(path: Path, number: int) -> pa.Table:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -106,7 +123,7 @@ def _read_row_group(path: Path, number: int) -> pa.Table:
 
 @lru_cache(maxsize=2)
 def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(key=stable_hash(f"epoch {epoch}", seed))).permutation(size)
+    return np.random.Generator(np.random.Philox(key=stable_hash(f"epoch {epoch}", seed))).permutation(size).astype(np.uint32)
 
 
 def draw(
@@ -133,7 +150,7 @@ def collate(rows: Sequence[dict[str, Any]], generator: Generator, settings: Gene
     m = settings.m
     encodings: dict[tuple[str, float], int] = {}
     documents: list[list[int]] = []
-    targets, encoding, pair, is_positive = [], [], [], []
+    targets, encoding, group, pair, is_positive = [], [], [], [], []
     for place, row in enumerate(rows):
         if not row["positives"] or not row["negatives"]:
             raise InputError(f"Document {row['doc_id']!r} of the pairs has {len(row['positives'] or [])} positives and "
@@ -147,6 +164,7 @@ def collate(rows: Sequence[dict[str, Any]], generator: Generator, settings: Gene
                 encodings[key] = len(encodings)
                 documents.append(ids)
             encoding.append(encodings[key])
+            group.append(stable_hash(f"{key[1]!r} {key[0]}") >> 1)
             targets.append(generator.target_ids(query["query"], settings.query_tokens))
             pair.append(place * 2 * m + (j + m) % (2 * m))
             is_positive.append(j < m)
@@ -156,7 +174,8 @@ def collate(rows: Sequence[dict[str, Any]], generator: Generator, settings: Gene
     return PairBatch(
         document_ids=document_ids, document_mask=document_mask,
         relevance=torch.tensor([r for _, r in encodings], dtype=torch.float32),
-        labels=labels, encoding=torch.tensor(encoding), pair=torch.tensor(pair), is_positive=torch.tensor(is_positive),
+        labels=labels, encoding=torch.tensor(encoding, dtype=torch.long), group=torch.tensor(group, dtype=torch.long),
+        pair=torch.tensor(pair, dtype=torch.long), is_positive=torch.tensor(is_positive, dtype=torch.bool),
     )
 
 

@@ -35,30 +35,32 @@ def sequence_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def mle_loss(logits: Tensor, labels: Tensor, is_positive: Tensor, *, profile: Profile = "paper") -> Tensor:
-    """Eq. 2 from logits (N, T, V), labels (N, T) with -100 for padding and is_positive (N,) bool; see
-    `mle_loss_from_tokens`."""
-    return mle_loss_from_tokens(token_log_likelihoods(logits, labels), labels != IGNORED, is_positive, profile=profile)
+    """Eq. 2 from logits (N, T, V), labels (N, T) with -100 for padding and is_positive (N,) bool; see `mle_loss_from_sums`."""
+    sums, lengths = sequence_log_likelihood(logits, labels), (labels != IGNORED).sum(-1)
+    return mle_loss_from_sums(sums, lengths, is_positive, target_length=labels.shape[1], profile=profile)
 
 
-def mle_loss_from_tokens(tokens: Tensor, mask: Tensor, is_positive: Tensor, *, profile: Profile = "paper") -> Tensor:
-    """Eq. 2 from token log-likelihoods (N, T), 0 at padding, and their mask (N, T).
+def mle_loss_from_sums(
+    sums: Tensor, lengths: Tensor, is_positive: Tensor, *, target_length: int, profile: Profile = "paper",
+) -> Tensor:
+    """Eq. 2 from S of every sequence (N,), nats, and its number of target tokens (N,).
 
     "paper": mean over all target tokens of -log p. "authors": 0.5 * (mean over positives of -S + mean over negatives of -S)
-    / T. Scalar, nats a token."""
+    / target_length, the padded one. Scalar, nats a token."""
     if profile == "paper":
-        return -tokens.sum() / mask.sum()
-    return _mean_of_both_kinds(-tokens.sum(-1), is_positive) / tokens.shape[1]
+        return -sums.sum() / lengths.sum()
+    return _mean_of_both_kinds(-sums, is_positive) / target_length
 
 
-def pool(states: Tensor, mask: Tensor, *, profile: Profile = "paper") -> Tensor:
+def pool(states: Tensor, mask: Tensor, *, profile: Profile = "paper", padded_length: int | None = None) -> Tensor:
     """One vector a sequence, in float32 at least: states (N, S, H), mask (N, S) -> (N, H).
 
-    "paper": mean over unmasked positions. "authors": sum over them, divided by the padded length S."""
+    "paper": mean over unmasked positions. "authors": sum over them, divided by `padded_length` (None: S)."""
     if states.dtype in (torch.bfloat16, torch.float16):
         states = states.float()
     mask = mask.bool()
     total = states.masked_fill(~mask.unsqueeze(-1), 0.0).sum(1)
-    length = mask.sum(1, keepdim=True).clamp(min=1) if profile == "paper" else states.shape[1]
+    length = mask.sum(1, keepdim=True).clamp(min=1) if profile == "paper" else padded_length or states.shape[1]
     return total / length
 
 

@@ -5,6 +5,7 @@ A prompts folder holds `prompts.safetensors` (instruction, plus, minus; float32)
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from readqg import shards
 from readqg.config import GeneratorSettings
 from readqg.errors import ModelError
 from readqg.generator.backbone import Backbone
@@ -127,6 +129,25 @@ class SoftPrompt(nn.Module):
             raise ModelError(f"{folder}: {_FACTS} says hidden size {hidden}, but {_TENSORS} holds shapes {shapes}. "
                              "The two files are not of one training: copy both again.")
         return cls(instruction, RelevancePrompt(plus, minus), facts)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the tensors."""
+        return shards.fingerprint({name: hashlib.sha256(p.detach().numpy().tobytes()).hexdigest() for name, p in self.named_parameters()})
+
+    def start_from(self, other: SoftPrompt, name: str) -> None:
+        """Take the values of other prompts. Raises `ModelError` where they were trained for another backbone or have other lengths."""
+        if other.facts.architecture != self.facts.architecture:
+            raise ModelError(f"{name}: these prompts were trained for {other.facts.base_model} and cannot start those of "
+                             f"{self.facts.base_model}. Give prompts of the same backbone.")
+        theirs, ours = dict(other.named_parameters()), dict(self.named_parameters())
+        wrong = [f"{key}: {len(theirs[key])} there, {len(ours[key])} here" for key in ours if len(theirs[key]) != len(ours[key])]
+        if wrong:
+            raise ModelError(f"{name}: these prompts have other lengths ({'; '.join(wrong)}). Give --n-instruction and --n-relevance as "
+                             "they are there.")
+        with torch.no_grad():
+            for key, parameter in ours.items():
+                parameter.copy_(theirs[key])
 
     def check_fits(self, backbone: Backbone) -> None:
         """Raises `ModelError` where the prompts were trained for another base model; warns where the base model is the same

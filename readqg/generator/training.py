@@ -15,11 +15,12 @@ from readqg import models
 from readqg.config import TrainGeneratorConfig
 from readqg.generator.backbone import Backbone
 from readqg.generator.collation import COLUMNS, PairBatch, TrainingPairs, collate
-from readqg.generator.losses import IGNORED, calibration_loss, mle_loss_from_tokens, pool, self_contrastive_loss_from_pooled
+from readqg.generator.losses import IGNORED, calibration_loss, mle_loss_from_sums, pool, self_contrastive_loss_from_pooled
 from readqg.generator.model import Encoded, Generator
 from readqg.generator.prompts import SoftPrompt
 from readqg.shards import open_input
-from readqg.stage import TrainStage
+from readqg.training import TrainStage, scheduled
+from readqg.workers import ALONE, Workers
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,21 @@ class StepRows:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Token log-likelihoods (N, T), nats, 0 at padding, of every query under its own encoding, and of the query that
-    contradicts it under the same encoding (None where Eq. 4 is off)."""
+class Whole:
+    """What the losses need of all N sequences of the global batch, a row each."""
 
     forward: Tensor
-    reverse: Tensor | None
+    """(N,) S of every query under its own encoding, nats."""
+    reverse: Tensor
+    """(N,) S of the query that contradicts it, under the same encoding; where Eq. 4 is off, `forward` again."""
+    lengths: Tensor
+    """(N,) target tokens of the query."""
+    reverse_lengths: Tensor
+    """(N,) of the contradicting one."""
+    is_positive: Tensor
+    """(N,) bool."""
+    target_length: int
+    """The padded one, the largest of all workers."""
 
 
 class GeneratorTraining(TrainStage):
@@ -48,40 +58,48 @@ class GeneratorTraining(TrainStage):
         """Raises `InputError` where the pairs cannot be read or leave nothing to train on."""
         self.config = config
         self.steps, self.seed = config.steps, config.seed
+        self.most_workers = config.documents_per_step
         self.pairs = TrainingPairs(open_input(config.pairs, COLUMNS), config.held_out_documents, config.seed)
 
     def inputs(self) -> dict[str, str]:
         return {"pairs": self.pairs.folder.fingerprint}
 
     def models(self) -> dict[str, str]:
-        return {"backbone": models.fingerprint(self.config.backbone)}
+        initial = {"initial": SoftPrompt.load(self.config.initial).fingerprint} if self.config.initial else {}
+        return {"backbone": models.fingerprint(self.config.backbone), **initial}
 
     def build(self) -> Generator:
         device, dtype = models.device_and_dtype(self.config.compute)
         backbone = Backbone.load(self.config.backbone, device, dtype)
         prompts = SoftPrompt.initial(backbone, self.config, self.pairs.folder.fingerprint)
+        if self.config.initial:
+            prompts.start_from(SoftPrompt.load(self.config.initial), self.config.initial)
         return Generator(backbone, prompts, self.config.dropout).train()
 
-    def batch(self, step: int) -> StepRows:
-        rows = self.pairs.rows_of_step(step, self.config.documents_per_step)
-        return StepRows(self.pairs.read(rows), f"step {step}")
+    def batch(self, number: int, workers: Workers = ALONE) -> StepRows:
+        rows = self.pairs.rows_of_step(number, self.config.documents_per_step)
+        return StepRows(self.pairs.read(workers.mine(rows)), f"step {number}")
 
-    def loss(self, model: Generator, batch: StepRows) -> tuple[Tensor, dict[str, float]]:
-        """The total over the step's N sequences, and beside it the three losses ("mle", "sc", "cal", those that are on) and
-        "gap": mean of S(q | d, r) less S of the contradicting query under the same r, nats."""
+    def learning_rate(self, step: int) -> float:
+        return scheduled(self.config.schedule, step, self.steps, self.config.warmup_steps)
+
+    def loss(self, model: Generator, batch: StepRows, workers: Workers = ALONE) -> tuple[Tensor, dict[str, float]]:
+        """The total over the global batch's N sequences, and beside it the three losses ("mle", "sc", "cal", those that are on)
+        and "gap": mean of S(q | d, r) less S of the contradicting query under the same r, nats."""
         c = self.config
         pairs = collate(batch.rows, model, c, batch.draw_key).to(model.device)
         encoded = model.encode(pairs.document_ids, pairs.document_mask, pairs.relevance)
         parts: dict[str, Tensor] = {}
         if c.w_sc:
-            parts["sc"] = self._contrast(encoded, pairs)
+            parts["sc"] = self._contrast(encoded, pairs, workers)
         if c.w_mle or c.w_cal:
-            scores = self._scores(model, encoded, pairs)
+            whole = self._score(model, encoded, pairs, workers)
             if c.w_mle:
-                parts["mle"] = mle_loss_from_tokens(scores.forward, pairs.labels != IGNORED, pairs.is_positive, profile=c.profile)
-            if scores.reverse is not None:
-                parts["cal"] = self._calibrate(scores.forward, scores.reverse, pairs)
-                gap = (scores.forward - scores.reverse).detach().sum(-1).mean()
+                parts["mle"] = mle_loss_from_sums(
+                    whole.forward, whole.lengths, whole.is_positive, target_length=whole.target_length, profile=c.profile)
+            if c.w_cal:
+                parts["cal"] = self._calibrate(whole)
+                gap = (whole.forward - whole.reverse).detach().mean()
         weights = {"mle": c.w_mle, "sc": c.w_sc, "cal": c.w_cal}
         total = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         metrics = {name: float(part.detach()) for name, part in sorted(parts.items())}
@@ -90,14 +108,18 @@ class GeneratorTraining(TrainStage):
         return total, metrics
 
     @torch.no_grad()
-    def validate(self, model: Generator) -> dict[str, float]:
+    def validate(self, model: Generator, workers: Workers = ALONE) -> dict[str, Any]:
         """Held-out log-likelihoods, means in nats a query: positives and negatives at their own r and "swapped", at the r of the
         contradicting query. No `score`: as in the paper the last weights are kept, whatever the losses in use."""
         if not self.pairs.held_out:
             return {}
+        if len(self.pairs.held_out) < workers.count:  # too few to share: each does them all
+            workers = ALONE
         was_training = model.training
         model.eval()
-        own, swapped, positive = (torch.cat(parts) for parts in zip(*self._held_out_scores(model), strict=True))
+        found = torch.cat(list(self._held_out_scores(model, workers)))
+        own, swapped, positive = workers.gather(found).cpu().unbind(1)
+        positive = positive.bool()
         model.train(was_training)
         found = {"positive_own": own[positive], "positive_swapped": swapped[positive],
                  "negative_own": own[~positive], "negative_swapped": swapped[~positive]}
@@ -108,36 +130,45 @@ class GeneratorTraining(TrainStage):
         model.prompts.save(folder)
         (folder / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
 
-    def _held_out_scores(self, model: Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """A batch of held-out documents at a time: (S own, S swapped, is_positive), each (N,)."""
-        held_out, size = self.pairs.held_out, self.config.documents_per_step
-        for start in range(0, len(held_out), size):
-            pairs = collate(self.pairs.read(held_out[start : start + size]), model, self.config, "held out").to(model.device)
+    def _held_out_scores(self, model: Generator, workers: Workers) -> Iterator[Tensor]:
+        """A batch of this worker's held-out documents at a time: S own, S swapped and is_positive, (n, 3)."""
+        mine, size = workers.mine(self.pairs.held_out), self.config.documents_per_step
+        batches = [mine[start : start + size] for start in range(0, len(mine), size)]
+        for rows, counts in workers.in_step(batches, model.device):
+            pairs = collate(self.pairs.read(rows), model, self.config, "held out").to(model.device)
             encoded = model.encode(pairs.document_ids, pairs.document_mask, pairs.relevance)
             forward = model.token_log_likelihoods(encoded, pairs.encoding, pairs.labels).sum(-1)
             swapped = model.token_log_likelihoods(encoded, pairs.encoding[pairs.pair], pairs.labels).sum(-1)
-            yield forward.cpu(), swapped.cpu(), pairs.is_positive.cpu()
+            found = torch.stack([forward, swapped, pairs.is_positive.to(forward.dtype)], dim=1)
+            if counts:
+                yield found
 
-    def _scores(self, model: Generator, encoded: Encoded, pairs: PairBatch) -> Scores:
-        """Both passes as one batch of 2N: the encoder, or the prefix, has run once for both."""
-        if not self.config.w_cal:
-            return Scores(model.token_log_likelihoods(encoded, pairs.encoding, pairs.labels), None)
-        index, labels = pairs.encoding.repeat(2), torch.cat([pairs.labels, pairs.labels[pairs.pair]])
-        forward, reverse = model.token_log_likelihoods(encoded, index, labels).chunk(2)
-        return Scores(forward, reverse)
+    def _score(self, model: Generator, encoded: Encoded, pairs: PairBatch, workers: Workers) -> Whole:
+        """Both passes as one batch of 2n: the encoder, or the prefix, has run once for both."""
+        if self.config.w_cal:
+            index, labels = pairs.encoding.repeat(2), torch.cat([pairs.labels, pairs.labels[pairs.pair]])
+            forward, reverse = model.token_log_likelihoods(encoded, index, labels).sum(-1).chunk(2)
+        else:
+            forward = reverse = model.token_log_likelihoods(encoded, pairs.encoding, pairs.labels).sum(-1)
+        lengths = (pairs.labels != IGNORED).sum(-1)
+        sums = workers.gather(torch.stack([forward, reverse], dim=1))
+        facts = workers.gather(torch.stack([lengths, lengths[pairs.pair], pairs.is_positive.long()], dim=1))
+        return Whole(sums[:, 0], sums[:, 1], facts[:, 0], facts[:, 1], facts[:, 2].bool(),
+                     workers.largest(pairs.labels.shape[1], model.device))
 
-    def _contrast(self, encoded: Encoded, pairs: PairBatch) -> Tensor:
+    def _contrast(self, encoded: Encoded, pairs: PairBatch, workers: Workers) -> Tensor:
         """Eq. 3 over the N sequences; twins, which were encoded once, count as often as they occur."""
         profile = self.config.profile
-        pooled = pool(encoded.states, encoded.mask, profile=profile)[pairs.encoding]
-        groups = pairs.encoding if profile == "paper" else None
-        return self_contrastive_loss_from_pooled(pooled, temperature=self.config.temperature, profile=profile, groups=groups)
+        length = workers.largest(encoded.mask.shape[1], encoded.mask.device) if profile == "authors" else None
+        pooled = pool(encoded.states, encoded.mask, profile=profile, padded_length=length)[pairs.encoding]
+        groups = workers.gather(pairs.group) if profile == "paper" else None
+        return self_contrastive_loss_from_pooled(
+            workers.gather(pooled), temperature=self.config.temperature, profile=profile, groups=groups)
 
-    def _calibrate(self, forward: Tensor, reverse: Tensor, pairs: PairBatch) -> Tensor:
+    def _calibrate(self, whole: Whole) -> Tensor:
         """Eq. 4 on summed log-likelihoods, or on those a token; a length that is divided out already is not divided by again."""
-        c, lengths = self.config, (pairs.labels != IGNORED).sum(-1)
-        s_forward, s_reverse, target_length = forward.sum(-1), reverse.sum(-1), pairs.labels.shape[1]
+        c, forward, reverse, target_length = self.config, whole.forward, whole.reverse, whole.target_length
         if c.length_normalised:
-            s_forward, s_reverse, target_length = s_forward / lengths, s_reverse / lengths[pairs.pair], 1
+            forward, reverse, target_length = forward / whole.lengths, reverse / whole.reverse_lengths, 1
         return calibration_loss(
-            s_forward, s_reverse, pairs.is_positive, margin=c.margin, target_length=target_length, profile=c.profile)
+            forward, reverse, whole.is_positive, margin=c.margin, target_length=target_length, profile=c.profile)

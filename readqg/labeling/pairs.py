@@ -22,6 +22,7 @@ from readqg.stage import ShardStage
 PARTITIONED = "_partitioned"
 _DROPPED = (*REASONS, "no_text")
 _QUERY = pa.struct([("query_id", pa.string()), ("query", pa.string()), ("score", pa.float32()), ("relevance", pa.float32())])
+_ROWS_IN_GROUP = 512
 _SCORED = pa.struct([("query_id", pa.string()), ("score", pa.float32())])
 
 
@@ -77,6 +78,10 @@ class PairsStage(ShardStage):
             **{f"dropped_{reason}": dropped[reason] for reason in _DROPPED},
         }
         return with_text.select(self.schema.names).to_arrow().cast(self.schema)
+
+    def row_groups(self, table: pa.Table) -> list[int]:
+        """Small ones: training reads passages in random order, a row group for each."""
+        return [min(_ROWS_IN_GROUP, table.num_rows - first) for first in range(0, table.num_rows, _ROWS_IN_GROUP)]
 
     def counts(self) -> dict[str, int]:
         return self._counts

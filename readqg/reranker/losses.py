@@ -16,13 +16,16 @@ Sign = Literal["paper", "authors"]
 Activation = Literal["identity", "sigmoid"]
 
 
-def hardest_documents(scores: Tensor) -> Tensor:
+def hardest_documents(scores: Tensor, first: int = 0) -> Tensor:
     """k(i) of Eq. 5: for query i the highest-scored document other than its own.
 
-    scores: (B, B) logits, row query, column document, B >= 2. Returns (B,) column indices; of equal scores the first column.
-    A NaN counts as the highest, so that it reaches the loss and is seen."""
-    own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-    return scores.detach().masked_fill(own, -torch.inf).argmax(dim=1)
+    scores: (b, B) logits, row query, column document, B >= 2; row i is query `first` + i, whose document is column `first` + i.
+    Returns (b,) column indices; of equal scores the first column. A NaN counts as the highest, so that it reaches the loss and
+    is seen."""
+    rows = torch.arange(len(scores), device=scores.device)
+    hidden = scores.detach().clone()
+    hidden[rows, rows + first] = -torch.inf
+    return hidden.argmax(dim=1)
 
 
 def bce_loss(own: Tensor, hardest: Tensor) -> Tensor:

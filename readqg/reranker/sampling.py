@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from readqg.corpus import subset
@@ -110,28 +111,35 @@ def _words(column: str) -> pl.Expr:
 
 
 class Batches:
-    """Which documents a step trains on.
+    """Which documents a batch holds.
 
     Every epoch is a permutation of all documents, keyed by (seed, epoch). Its last batch, if short, is filled up with the
     first documents of the same permutation: every document is seen in every epoch, all batches are of one size, and no
-    document is twice in a batch. With fewer documents than `batch`, a batch is all of them."""
+    document is twice in a batch. With fewer documents than `batch`, a batch is all of them. `fixed`: every epoch has the batches
+    of the first, in another order."""
 
-    def __init__(self, examples: Examples, batch: int, seed: int):
-        self.examples, self.seed = examples, seed
+    def __init__(self, examples: Examples, batch: int, seed: int, fixed: bool = False):
+        self.examples, self.seed, self.fixed = examples, seed, fixed
         self.size = min(batch, len(examples))
-        self.steps_per_epoch = -(-len(examples) // self.size)
-        self._orders: dict[int, list[int]] = {}
+        self.per_epoch = -(-len(examples) // self.size)
+        self._orders: dict[tuple[str, int], np.ndarray] = {}
 
-    def triples(self, step: int) -> list[Triple]:
-        """The batch of step `step` (0-based)."""
-        epoch, index = divmod(step, self.steps_per_epoch)
-        if epoch not in self._orders:
-            self._orders = {epoch: self._permutation(epoch)}
-        order = self._orders[epoch]
-        chosen = order[index * self.size:(index + 1) * self.size]
-        chosen = chosen + order[:self.size - len(chosen)]
-        return [self.examples.triple(row, epoch) for row in chosen]
+    def triples(self, number: int) -> list[Triple]:
+        """Batch `number` (0-based)."""
+        epoch, place = number // self.per_epoch, self.place(number)
+        order = self._permutation("", 0 if self.fixed else epoch, len(self.examples))
+        chosen = order[place * self.size:(place + 1) * self.size]
+        chosen = np.concatenate([chosen, order[:self.size - len(chosen)]])
+        return [self.examples.triple(int(row), epoch) for row in chosen]
 
-    def _permutation(self, epoch: int) -> list[int]:
-        keys = [stable_hash(f"{epoch}/{doc_id}", self.seed) for doc_id in self.examples.doc_ids]
-        return sorted(range(len(keys)), key=keys.__getitem__)
+    def place(self, number: int) -> int:
+        """Where batch `number` lies in its epoch's permutation; fixed batches keep their place whatever the epoch."""
+        epoch, place = divmod(number, self.per_epoch)
+        return int(self._permutation("batches ", epoch, self.per_epoch)[place]) if self.fixed and epoch else place
+
+    def _permutation(self, what: str, epoch: int, size: int) -> np.ndarray:
+        if (what, epoch) not in self._orders:
+            kept = {key: order for key, order in self._orders.items() if key[0] != what}
+            key = stable_hash(f"{what}{epoch}", self.seed)
+            self._orders = {**kept, (what, epoch): np.random.Generator(np.random.Philox(key=key)).permutation(size).astype(np.uint32)}
+        return self._orders[what, epoch]

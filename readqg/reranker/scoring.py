@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from readqg.batching import run_batches, token_batches
 from readqg.crossencoder import EncodedPairs, PairTokenizer, head_modules
+from readqg.workers import ALONE, Workers
 
 
 class Float32Linear(nn.Linear):
@@ -37,27 +38,50 @@ class TrainingScorer:
     def __init__(self, tokenize: PairTokenizer, batch_tokens: int, dtype: torch.dtype):
         self.tokenize, self.batch_tokens, self.dtype = tokenize, batch_tokens, dtype
 
-    def with_gradient(self, model: nn.Module, encoded: EncodedPairs, rows: Sequence[int]) -> Tensor:
-        """(len(rows),) float32 logits in training mode, dropout on."""
+    def with_gradient(self, model: nn.Module, encoded: EncodedPairs, rows: Sequence[int], workers: Workers = ALONE) -> Tensor:
+        """(len(rows),) float32 logits in training mode, dropout on. With `workers` in lockstep, all of them have to call it."""
         model.train()
-        forward = self._forward(model, encoded, rows)
-        lengths = [len(encoded.input_ids[row]) for row in rows]
-        batches = token_batches(lengths, self.batch_tokens)
+        forward, batches = self._forward(model, encoded, rows), self._batches(encoded, rows)
+        logits, unused = [], []
         with self._autocast(model), _attention_for_dropout(model):
-            logits = torch.cat([forward(batch) for batch in batches])
+            for batch, counts in workers.in_step(batches, self._device(model)):
+                (logits if counts else unused).append(forward(batch))
+        values = torch.cat(logits)
+        for dummy in unused:  # its backward pass, too, must be run by all
+            values = values + 0.0 * dummy.sum()
         back = np.argsort([index for batch in batches for index in batch])
-        return logits[torch.from_numpy(back).to(logits.device)]
+        return values[torch.from_numpy(back).to(values.device)]
 
-    def without_gradient(self, model: nn.Module, encoded: EncodedPairs, rows: Sequence[int]) -> np.ndarray:
-        """(len(rows),) float32 logits with dropout off; running out of memory halves the batches. The mode is put back."""
+    def without_gradient(
+        self, model: nn.Module, encoded: EncodedPairs, rows: Sequence[int], workers: Workers = ALONE
+    ) -> np.ndarray:
+        """(len(rows),) float32 logits with dropout off; running out of memory halves the batches. The mode is put back. With
+        `workers` in lockstep, all of them have to call it, and running out of memory is an error."""
         forward = self._forward(model, encoded, rows)
-        lengths = [len(encoded.input_ids[row]) for row in rows]
         with _evaluating(model), torch.no_grad(), self._autocast(model):
+            if workers.lockstep and workers.count > 1:
+                return self._in_lockstep(model, forward, self._batches(encoded, rows), workers)
+            lengths = [len(encoded.input_ids[row]) for row in rows]
             logits, _ = run_batches(lengths, self.batch_tokens, lambda batch: forward(batch).tolist())
         return np.asarray(logits, dtype=np.float32)
 
+    def _in_lockstep(
+        self, model: nn.Module, forward: Callable[[list[int]], Tensor], batches: list[list[int]], workers: Workers
+    ) -> np.ndarray:
+        logits = np.empty(sum(map(len, batches)), dtype=np.float32)
+        for batch, _ in workers.in_step(batches, self._device(model)):
+            logits[batch] = forward(batch).cpu().numpy()
+        return logits
+
+    def _batches(self, encoded: EncodedPairs, rows: Sequence[int]) -> list[list[int]]:
+        return token_batches([len(encoded.input_ids[row]) for row in rows], self.batch_tokens)
+
+    @staticmethod
+    def _device(model: nn.Module) -> torch.device:
+        return next(model.parameters()).device
+
     def _forward(self, model: nn.Module, encoded: EncodedPairs, rows: Sequence[int]) -> Callable[[list[int]], Tensor]:
-        device = next(model.parameters()).device
+        device = self._device(model)
 
         def forward(batch: list[int]) -> Tensor:
             logits: Tensor = model(**self.tokenize.batch(encoded, [rows[i] for i in batch], device)).logits
@@ -66,7 +90,7 @@ class TrainingScorer:
         return forward
 
     def _autocast(self, model: nn.Module) -> torch.autocast:
-        return torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+        return torch.autocast(self._device(model).type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
 
 @contextmanager

@@ -181,6 +181,11 @@ def guard(before: Validation, after: Validation, chosen_among: int = 1, seed: in
         use, reason, before.score, after.score, difference, interval, p_value, better, worse, len(differences), chosen_among)
 
 
+def has_collapsed(before: Validation, after: Validation) -> bool:
+    """Whether the scores no longer tell the candidates of a query apart."""
+    return after.spread <= _COLLAPSED_SHARE * before.spread
+
+
 def _for_choosing(doc_ids: Iterable[str]) -> set[str]:
     """Every second document in the order of a stable hash."""
     return set(sorted(doc_ids, key=stable_hash)[::2])
@@ -197,7 +202,7 @@ def _evidence(differences: np.ndarray, rng: np.random.Generator) -> tuple[tuple[
 def _decide(before: Validation, after: Validation, difference: float, p_value: float) -> tuple[Literal["start", "tuned"], str]:
     if after.not_finite:
         return "start", f"{after.not_finite} of the trained model's scores are not finite numbers."
-    if after.spread <= _COLLAPSED_SHARE * before.spread:
+    if has_collapsed(before, after):
         return "start", (f"The trained model's scores have collapsed: within a query they differ by {after.spread:.2g} "
                          f"(standard deviation), the start's by {before.spread:.2g}.")
     if difference <= 0:

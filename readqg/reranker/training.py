@@ -1,14 +1,15 @@
 """Training the re-ranker (method, section 4): the stage that the training engine runs.
 
-A step takes B documents with a positive and a hard negative query each. The search for k(i) scores all B x (B - 1) other pairs
+A batch is B documents with a positive and a hard negative query each. The search for k(i) scores all B x (B - 1) other pairs
 with dropout off and without gradient; the gradient then runs through the chosen pairs alone: (q_i, d_i), (q_i, d_k(i)) and the
-pair of Eq. 6. So a step costs 3 B pairs with gradient rather than B x B, and its value and gradient are those of the losses
-on the full matrix.
+pair of Eq. 6. So a batch costs 3 B pairs with gradient rather than B x B, and its value and gradient are those of the losses
+on the full matrix. Of several workers each takes a share of the queries, against all documents of the batch.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,9 +28,10 @@ from readqg.reranker import card
 from readqg.reranker.losses import bce_loss, hardest_documents, margin_ranking_loss
 from readqg.reranker.sampling import LEFT_OUT, QUERY_COLUMNS, Batches, Triple, read_examples
 from readqg.reranker.scoring import TrainingScorer, keep_head_in_float32
-from readqg.reranker.selection import HeldOut, verdict_from_log
+from readqg.reranker.selection import HeldOut, Validation, has_collapsed, verdict_from_log
 from readqg.shards import open_input
-from readqg.stage import TrainStage
+from readqg.training import TrainStage, scheduled
+from readqg.workers import ALONE, Workers
 
 log = logging.getLogger("readqg")
 
@@ -38,14 +40,22 @@ _ON_WORKER = ("_placement", "_scorer", "_held_out")
 
 @dataclass(frozen=True)
 class Batch:
-    """The pairs of a step, tokenised. Row i * B + j of `encoded` is (q_i, d_j); row B * B + e is the pair of Eq. 6 of the e-th
-    document that has one, `negatives[e]`. `duplicates`: documents whose text or positive query is another's in the batch
-    too: for these, k(i) may be a false negative."""
+    """A worker's b of the B documents of a batch, its pairs tokenised: document i here is document `first` + i of the batch. Row
+    i * B + j of `encoded` is (q_i, d_j); row b * B + e is the pair of Eq. 6 of the e-th document that has one, `negatives[e]`."""
 
+    number: int
     documents: int
+    """B."""
+    first: int
     negatives: list[int]
     encoded: EncodedPairs
     duplicates: int
+    """Documents whose text or positive query is another's in the batch too: for these, k(i) may be a false negative."""
+
+    @property
+    def own(self) -> int:
+        """b."""
+        return (len(self.encoded.input_ids) - len(self.negatives)) // self.documents
 
 
 class RerankerTraining(TrainStage):
@@ -68,8 +78,11 @@ class RerankerTraining(TrainStage):
         self._check(examples.doc_ids)
         trained, self._held_out_examples = examples.split(config.held_out_share, config.held_out_max)
         self.counts |= {"documents_trained": len(trained), "documents_held_out": len(self._held_out_examples)}
-        self.batches = Batches(trained, config.batch, config.seed)
-        self.steps = self.batches.steps_per_epoch * config.epochs
+        self.batches = Batches(trained, config.batch, config.seed, fixed=config.search == "cached")
+        self.most_workers = self.batches.size
+        self._accumulation = config.train.accumulation
+        self.steps = -(-self.batches.per_epoch * config.epochs // self._accumulation)
+        self._found: dict[int, list[int]] = {}
 
     def _check(self, doc_ids: list[str]) -> None:
         unknown = [doc_id for doc_id in doc_ids if doc_id not in self.documents]
@@ -114,53 +127,89 @@ class RerankerTraining(TrainStage):
         keep_head_in_float32(model)
         return model.train()
 
-    def batch(self, step: int) -> Batch:
-        triples = self.batches.triples(step)
+    def batch(self, number: int, workers: Workers = ALONE) -> Batch:
+        triples = self.batches.triples(number)
         texts = self.documents.texts([t.doc_id for t in triples])
-        pairs = [(t.positive, text) for t in triples for text in texts]
-        negatives = [i for i, t in enumerate(triples) if t.negative is not None]
-        pairs += [self._negative_pair(triples[i], texts[i]) for i in negatives]
-        return Batch(len(triples), negatives, self._scorer.tokenize(pairs), _duplicates(triples, texts))
+        first, stop = workers.span(len(triples))
+        mine = triples[first:stop]
+        pairs = [(t.positive, text) for t in mine for text in texts]
+        negatives = [i for i, t in enumerate(mine) if t.negative is not None]
+        pairs += [self._negative_pair(mine[i], texts[first + i]) for i in negatives]
+        return Batch(number, len(triples), first, negatives, self._scorer.tokenize(pairs), _duplicates(triples, texts))
 
     def _negative_pair(self, triple: Triple, text: str) -> tuple[str, str]:
         """F(q_i, n_i), with n_i in the passage's place, or F(n_i, d_i)."""
         negative = triple.negative or ""
         return (triple.positive, negative) if self.config.negative_pair == "query_query" else (negative, text)
 
-    def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, model: Any, batch: Batch, workers: Workers = ALONE) -> tuple[torch.Tensor, dict[str, float]]:
         """L_bce + w_mr * L_mr. Documents without a negative are left out of the mean of L_mr."""
-        b, encoded = batch.documents, batch.encoded
-        scores = np.full((b, b), -np.inf, dtype=np.float32)
-        others = ~np.eye(b, dtype=bool)
-        scores[others] = self._scorer.without_gradient(model, encoded, np.flatnonzero(others).tolist())
-        hardest = hardest_documents(torch.from_numpy(scores)).tolist()
-        own_rows = [i * b + i for i in range(b)]
-        hardest_rows = [i * b + hardest[i] for i in range(b)]
-        negative_rows = [b * b + e for e in range(len(batch.negatives))]
-        logits = self._scorer.with_gradient(model, encoded, own_rows + hardest_rows + negative_rows)
+        b, columns, encoded = batch.own, batch.documents, batch.encoded
+        hardest = self._hardest(model, batch, workers)
+        own_rows = [i * columns + batch.first + i for i in range(b)]
+        hardest_rows = [i * columns + hardest[i] for i in range(b)]
+        negative_rows = [b * columns + e for e in range(len(batch.negatives))]
+        logits = self._scorer.with_gradient(model, encoded, own_rows + hardest_rows + negative_rows, workers)
         own, hard, negative = logits.split([b, b, len(negative_rows)])
+        beside, negative = workers.gather(torch.stack([own[batch.negatives], negative], dim=1)).unbind(1)
+        own, hard = workers.gather(torch.stack([own, hard], dim=1)).unbind(1)
         loss = bce = bce_loss(own, hard)
         measured = {"bce": bce, "own_score": own.mean(), "hardest_score": hard.mean(), "accuracy": (own > hard).float().mean()}
-        if batch.negatives:
-            beside = own[batch.negatives]
+        if len(negative):
             mr = margin_ranking_loss(beside, negative, self.config.margin, self.config.sign, self.config.activation)
             loss = bce + self.config.w_mr * mr
             measured |= {"mr": mr, "negative_score": negative.mean(), "negative_accuracy": (beside > negative).float().mean()}
         values = torch.stack([value.detach() for value in measured.values()]).tolist()
         return loss, {**dict(zip(measured, values, strict=True)), "duplicates": float(batch.duplicates)}
 
-    def learning_rate(self, step: int) -> float:
-        """Linear rise over `warmup_epochs` of an epoch, then linear fall to 0 after the last step. The first step of the rise is
-        not 0 and the last of the fall is not 0: neither is wasted, which counts where an epoch has few steps."""
-        warmup = self.config.warmup_epochs * self.batches.steps_per_epoch
-        rise = (step + 1) / warmup if warmup > 0 else 1.0
-        fall = (self.steps - step) / max(self.steps - warmup, 1.0)
-        return max(0.0, min(1.0, rise, fall))
+    def _hardest(self, model: Any, batch: Batch, workers: Workers) -> list[int]:
+        """k(i) of this worker's queries: columns of the batch."""
+        place = self.batches.place(batch.number)
+        first, stop = batch.first, batch.first + batch.own
+        if place in self._found:
+            return self._found[place][first:stop]
+        b, columns = batch.own, batch.documents
+        scores = np.full((b, columns), -np.inf, dtype=np.float32)
+        others = np.ones((b, columns), dtype=bool)
+        others[np.arange(b), first + np.arange(b)] = False
+        scores[others] = self._scorer.without_gradient(model, batch.encoded, np.flatnonzero(others).tolist(), workers)
+        hardest = hardest_documents(torch.from_numpy(scores), first)
+        if self.config.search == "cached":
+            self._found[place] = workers.gather(hardest.to(self._placement[0])).tolist()
+        return hardest.tolist()
 
-    def validate(self, model: Any) -> dict[str, Any]:
+    def state(self) -> dict[str, torch.Tensor]:
+        """What the cached search has found: a row a batch of the epoch, -1 where it has not been yet."""
+        if self.config.search == "fresh":
+            return {}
+        found = torch.full((self.batches.per_epoch, self.batches.size), -1)
+        for place, hardest in self._found.items():
+            found[place] = torch.tensor(hardest)
+        return {"hardest": found}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        if "hardest" in state:
+            self._found = {place: row.tolist() for place, row in enumerate(state["hardest"]) if row[0] >= 0}
+
+    def learning_rate(self, step: int) -> float:
+        warmup = self.config.warmup_epochs * self.batches.per_epoch / self._accumulation
+        return scheduled(self.config.schedule, step, self.steps, warmup)
+
+    def validate(self, model: Any, workers: Workers = ALONE) -> dict[str, Any]:
         held_out, encoded = self._held_out
-        logits = self._scorer.without_gradient(model, encoded, range(len(held_out.pairs)))
-        return held_out.judge(logits).to_log()
+        if len(held_out.pairs) < workers.count:  # too few to share: each does them all
+            workers = ALONE
+        mine = range(*workers.span(len(held_out.pairs)))
+        logits = torch.from_numpy(self._scorer.without_gradient(model, encoded, mine, workers)).to(self._placement[0])
+        return held_out.judge(workers.gather(logits).cpu().numpy()).to_log()
+
+    def collapsed(self, start: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+        before, after = Validation.from_log(start), Validation.from_log(now)
+        if after.not_finite:
+            return f"{after.not_finite} scores of held-out pairs are not finite numbers"
+        if has_collapsed(before, after):
+            return f"its scores no longer tell documents apart: they differ by {after.spread:.2g}, the start's by {before.spread:.2g}"
+        return None
 
     def save(self, model: Any, folder: Path, log: list[dict[str, Any]]) -> None:
         """Model, card, `guard.json`, `training_log.jsonl`."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from readqg.errors import RunError
-from readqg.stage import TrainStage
+from readqg.training import TrainStage
 
 
 def train(stage: TrainStage, model: Any, config: Any, stops: list[int]) -> Iterator[int]:

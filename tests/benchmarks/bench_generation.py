@@ -60,6 +60,12 @@ def main() -> None:
 def _generator(name: str, device: torch.device, dtype: torch.dtype) -> Generator:
     if name != "flan-t5-shaped":
         return Generator.load(name, sample.prompts_folder(), device, dtype)
+    backbone = Backbone.load(shaped_like_flan_t5(), device, dtype)
+    return Generator(backbone, SoftPrompt.initial(backbone, GeneratorSettings())).eval()
+
+
+def shaped_like_flan_t5() -> Path:
+    """A folder with a model of Flan-T5-base's size and random weights."""
     folder = Path(tempfile.mkdtemp())
     tokenizer = t5_tokenizer()
     tokenizer.save_pretrained(folder)
@@ -67,8 +73,7 @@ def _generator(name: str, device: torch.device, dtype: torch.dtype) -> Generator
     config = T5Config(vocab_size=32128, d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_decoder_layers=12, num_heads=12,
                       feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0)
     T5ForConditionalGeneration(config).save_pretrained(folder)
-    backbone = Backbone.load(folder, device, dtype)
-    return Generator(backbone, SoftPrompt.initial(backbone, GeneratorSettings())).eval()
+    return folder
 
 
 @torch.inference_mode()

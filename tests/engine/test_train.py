@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from safetensors.torch import load_file
 
+from readqg.config import Compute, TrainSettings
 from readqg.engine import train
-from readqg.errors import RunError
+from readqg.errors import FolderError, RunError
 from readqg.shards import verify
 from tests.engine.toys import Line, LineConfig
 
@@ -25,7 +27,7 @@ def test_training_learns_and_keeps_the_best_weights(unbroken):
     assert scores[-1] > scores[0] + 1
     assert [line["step"] for line in log if "loss" in line] == list(range(1, 31))
     assert verify(unbroken) == []
-    assert (unbroken / "_train").stat().st_mode & 0o777 == 0o700
+    assert not (unbroken / "_train").exists(), "checkpoints are for going on alone"
 
 
 def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_weights(unbroken, tmp_path):
@@ -41,3 +43,53 @@ def test_a_loss_that_is_not_a_number_stops_the_run_with_what_to_change(tmp_path)
     with pytest.raises(RunError, match=r"collapsed at step 4: the loss is nan.*learning-rate"):
         train.run(Line(steps=8, broken=4), LineConfig(out=str(tmp_path / "out")))
     assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_a_gradient_that_bursts_stops_the_run(tmp_path):
+    with pytest.raises(RunError, match=r"collapsed at step 55: the norm of the gradient is .*, that of the last 50 steps was"):
+        train.run(Line(steps=60, torn=55), LineConfig(out=str(tmp_path / "out")))
+
+
+def test_a_stage_that_says_it_has_collapsed_stops_the_run(tmp_path):
+    with pytest.raises(RunError, match="collapsed at step 10: its scores are all the same"):
+        train.run(Line(steps=20, flat=True), LineConfig(out=str(tmp_path / "out")))
+
+
+def test_two_workers_learn_what_one_does(unbroken, tmp_path):
+    """Without dropout, whose random states differ from worker to worker."""
+    weights = {}
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        config = LineConfig(out=str(out), compute=Compute(workers=workers, threads=1), train=TrainSettings(optimizer="sgd"))
+        train.run(Line(dropout=0.0), config)
+        weights[workers] = load_file(out / "line.safetensors")
+    for name, one in weights[1].items():
+        assert (one - weights[2][name]).abs().max() < 1e-6
+
+
+def test_accumulated_batches_make_one_step(tmp_path):
+    """Two batches' mean gradient is that of a batch of both, where the loss is a mean over rows."""
+    import torch
+
+    config = LineConfig(out=str(tmp_path / "out"), gradient_clip=0.0, weight_decay=0.0,
+                        train=TrainSettings(optimizer="sgd", accumulation=2, validate_steps=100))
+    stage = Line(steps=5, dropout=0.0)
+    train.run(stage, config)
+    found = load_file(tmp_path / "out" / "line.safetensors")
+    torch.manual_seed((stage.seed * 1_000_003 - 1) * 4_099)
+    model = stage.build()
+    optimizer = torch.optim.SGD(model.parameters(), lr=config.learning_rate)
+    for step in range(5):
+        x, y = (torch.cat(both) for both in zip(*(stage.batch(2 * step + i)[1:] for i in range(2)), strict=True))
+        optimizer.zero_grad()
+        ((model(x) - y) ** 2).mean().backward()
+        optimizer.step()
+    for name, weight in model.state_dict().items():
+        assert (weight - found[name]).abs().max() < 1e-6
+
+
+def test_a_state_folder_that_others_may_write_to_is_not_read(tmp_path):
+    (tmp_path / "out" / "_train").mkdir(parents=True, mode=0o777)
+    (tmp_path / "out" / "_train").chmod(0o777)
+    with pytest.raises(FolderError, match=r"_train can be written by others .* not read"):
+        train.run(Line(), LineConfig(out=str(tmp_path / "out")))

@@ -9,8 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from readqg.config import Compute, Settings, TrainSettings, TuneSettings
-from readqg.stage import ShardStage, TrainStage
+from readqg.stage import ShardStage
+from readqg.training import TrainStage
 from readqg.tuning.search import Rung, Search
+from readqg.workers import ALONE
 
 
 class SquaresConfig(Settings):
@@ -74,12 +76,15 @@ class LineConfig(Settings):
 
 
 class Line(TrainStage):
-    """A small network with dropout learns a sum; `deadly` kills its worker once after that step, `broken` gives NaN."""
+    """A small network with dropout learns a sum; `deadly` kills its worker once after that step, `broken` gives NaN, `torn` a
+    gradient that bursts."""
 
     name = "line"
+    most_workers = 4
 
-    def __init__(self, steps=30, deadly=None, broken=None, marks=None):
+    def __init__(self, steps=30, deadly=None, broken=None, marks=None, torn=None, dropout=0.3, flat=None):
         self.steps, self.seed, self.deadly, self.broken, self.marks = steps, 3, deadly, broken, marks
+        self.torn, self.dropout, self.flat = torn, dropout, flat
 
     def inputs(self):
         return {"line": "sum"}
@@ -87,31 +92,37 @@ class Line(TrainStage):
     def build(self):
         import torch
 
-        return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Dropout(0.3), torch.nn.Linear(16, 1))
+        return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Dropout(self.dropout), torch.nn.Linear(16, 1))
 
-    def batch(self, step):
+    def batch(self, number, workers=ALONE):
         import torch
 
-        x = torch.randn(16, 8, generator=torch.Generator().manual_seed(step))
-        return step, x, x.sum(1, keepdim=True)
+        x = torch.randn(16, 8, generator=torch.Generator().manual_seed(number))
+        mine = slice(*workers.span(16))
+        return number, x[mine], x.sum(1, keepdim=True)[mine]
 
-    def loss(self, model, batch):
+    def loss(self, model, batch, workers=ALONE):
         step, x, y = batch
         mark = Path(self.marks or "/nonexistent") / "death"
         if step == self.deadly and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         model.train()
-        loss = ((model(x) - y) ** 2).mean()
+        loss = workers.gather((model(x) - y) ** 2).mean()
+        if step == self.torn:
+            loss = loss * 1e9
         return loss * float("nan") if step == self.broken else loss, {}
 
-    def validate(self, model):
+    def validate(self, model, workers=ALONE):
         import torch
 
         model.eval()
         with torch.no_grad():
             _, x, y = self.batch(999_999)
             return {"score": -float(((model(x) - y) ** 2).mean())}
+
+    def collapsed(self, start, now):
+        return "its scores are all the same" if self.flat else None
 
     def save(self, model, folder, log):
         from safetensors.torch import save_file

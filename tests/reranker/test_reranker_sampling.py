@@ -76,7 +76,7 @@ def test_the_order_of_rows_changes_nothing(tmp_path_factory, rows):
 @given(st.integers(2, 40), st.integers(2, 12), st.integers(0, 3))
 def test_every_epoch_sees_every_document_and_no_batch_one_twice(number, batch, seed):
     batches = Batches(_examples(number), batch, seed)
-    steps = [[t.doc_id for t in batches.triples(step)] for step in range(batches.steps_per_epoch)]
+    steps = [[t.doc_id for t in batches.triples(step)] for step in range(batches.per_epoch)]
     assert all(len(set(ids)) == min(batch, number) for ids in steps)
     assert {doc_id for ids in steps for doc_id in ids} == set(batches.examples.doc_ids)
     assert len(steps) == -(-number // batch) or number < batch

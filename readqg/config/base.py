@@ -1,0 +1,81 @@
+"""What every config class stands on: frozen, validated, comparable; and how a config is made from layers of values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.config import JsonDict
+
+from readqg.errors import ConfigError
+
+_C = TypeVar("_C", bound=BaseModel)
+
+
+class Settings(BaseModel):
+    """Base of all configs: frozen, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def placement(default: Any, **kwargs: Any) -> Any:
+    """A field that says where work runs, not what comes out: left out when two configs are compared."""
+    return Field(default, json_schema_extra=_NO_IDENTITY, **kwargs)
+
+
+_NO_IDENTITY: JsonDict = {"identity": False}
+
+
+def _place(value: str | None) -> str | None:
+    """A path that exists made absolute, since workers have other working directories; a model's name as it is."""
+    if value is not None and "://" in value:
+        raise ValueError("object stores are not supported, only paths")
+    return str(Path(value).absolute()) if value and Path(value).exists() else value
+
+
+# A place or a model's name: the fingerprint of what lies there counts, not what it is called.
+Location = Annotated[str, AfterValidator(_place), Field(json_schema_extra=_NO_IDENTITY)]
+OptionalLocation = Annotated[str | None, AfterValidator(_place), Field(json_schema_extra=_NO_IDENTITY)]
+
+
+def identity(config: BaseModel) -> dict[str, Any]:
+    """The part of a config that decides what comes out; two runs on one folder must agree on it."""
+    kept = {}
+    for name, info in type(config).model_fields.items():
+        if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("identity") is False:
+            continue
+        value = getattr(config, name)
+        kept[name] = identity(value) if isinstance(value, BaseModel) else value
+    return kept
+
+
+def merge(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries over one another, the last one winning."""
+    out: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = isinstance(value, dict) and isinstance(out.get(key), dict)
+            out[key] = merge(out[key], value) if both else value
+    return out
+
+
+def partial(cls: type[_C], values: dict[str, Any], missing: Any) -> _C:
+    """A config with `missing` where a required field has no value yet, for the command line to fill.
+
+    Raises `ConfigError` for unknown fields and bad values, as `make` does."""
+    absent = [name for name, info in cls.model_fields.items() if info.is_required() and name not in values]
+    whole = make(cls, {**dict.fromkeys(absent, ""), **values})
+    fields = {name: missing if name in absent else getattr(whole, name) for name in cls.model_fields}
+    return cls.model_construct(**fields)
+
+
+def make(cls: type[_C], *layers: dict[str, Any]) -> _C:
+    """A config from layers of values, the last one winning.
+
+    Raises `ConfigError` naming each field at fault, what was found and what is allowed."""
+    try:
+        return cls.model_validate(merge(*layers))
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}; found {e['input']!r}" for e in error.errors()]
+        raise ConfigError(f"{cls.__name__} cannot be made:\n" + "\n".join(lines)) from None

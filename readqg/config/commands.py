@@ -1,0 +1,98 @@
+"""What is no stage of its own: the whole way, its size beforehand, and what looks after folders, machine and jobs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from readqg.config.base import Location, OptionalLocation, Settings
+from readqg.config.stages import (
+    MINILM_L12,
+    Compute,
+    GenerateSettings,
+    ImportSettings,
+    QualitySettings,
+    RerankerSettings,
+    RetrieveSettings,
+    ScoreSettings,
+    TrainSettings,
+)
+
+
+class VerifyConfig(Settings):
+    folder: Location
+    """A stage's output folder, or the folder of a whole run."""
+
+
+class DoctorConfig(Settings):
+    """Nothing to set: this machine is looked at as it is."""
+
+
+class RunConfig(Settings):
+    """The whole way for one corpus."""
+
+    corpus: OptionalLocation = None
+    """A BEIR folder or a file of documents; none: the sample that comes with the package."""
+    out: Location = "readqg-out"
+    split: str = "test"
+    prompts: OptionalLocation = None
+    backbone: OptionalLocation = None
+    start: Location = MINILM_L12
+    max_documents: int | None = Field(None, ge=1)
+    """Documents that queries are written for, drawn by a stable hash (the whole corpus is always searched)."""
+    max_queries: int | None = Field(None, ge=1)
+    """Judged queries that are evaluated, drawn by a stable hash."""
+    documents: ImportSettings = ImportSettings()
+    retrieve: RetrieveSettings = RetrieveSettings()
+    generate: GenerateSettings = GenerateSettings()
+    reranker: RerankerSettings = RerankerSettings()
+    rank: ScoreSettings = ScoreSettings()
+    quality: QualitySettings | None = None
+    """None: no measures of query quality beyond those of the report's own table."""
+    train: TrainSettings = TrainSettings(checkpoint_steps=20, validate_steps=40)
+    compute: Compute = Compute()
+
+
+class PlanConfig(RunConfig):
+    """How large a run would be: the fields of `run`, the machine, and counts where there is no corpus to look at yet."""
+
+    document_count: int | None = Field(None, ge=1)
+    """Documents; none: those of the corpus."""
+    mean_document_tokens: float | None = Field(None, gt=0)
+    """Tokens of a document; none: measured on the corpus."""
+    query_count: int | None = Field(None, ge=0)
+    """Queries to search and re-rank; none: those of the corpus."""
+    label_pairs: int = Field(0, ge=0)
+    """Pairs to label for the generator beforehand."""
+    machine: Literal["here", "h100", "a100", "l4"] = "here"
+    """`here` is measured for a minute; the rates of the others are assumed from their peak, unless `rates` says better."""
+    accelerators: int = Field(1, ge=1)
+    """Model workers: GPUs, or processes on a CPU machine."""
+    accelerators_per_node: int = Field(1, ge=1)
+    price: float | None = Field(None, ge=0)
+    """Dollars an accelerator and hour; none: a round figure for on-demand cloud machines, 0 for `here`."""
+    failures_per_node_hour: float = Field(0.0, ge=0)
+    """How often a node is lost; 0.05 is a busy spot market."""
+    restart_s: float = Field(300.0, ge=0)
+    """Until another node works in a lost one's place."""
+    rates: OptionalLocation = None
+    """A file that `save_rates` wrote, on a machine of the kind."""
+    save_rates: str | None = None
+
+
+class SubmitConfig(Settings):
+    """A stage as a job on a running cluster."""
+
+    address: str
+    """Of the cluster's jobs server: http://127.0.0.1:8265 (this machine, or an SSH tunnel) or https://HOST."""
+    stage: str = ""
+    """Any stage of this command line; its flags follow."""
+    flags: tuple[str, ...] = ()
+    """The stage's own flags: give them as they are, after its name."""
+    attach: str | None = None
+    """A job that is running or has ended: show its log instead of submitting one."""
+    working_dir: str = "."
+    """The checkout that is sent to the cluster, less what .gitignore names."""
+    runtime_env: str | None = None
+    """A YAML file of Ray's runtime environment, such as cluster/runtime_env.yaml."""

@@ -1,0 +1,336 @@
+"""The training loop, in a worker's process: one for both models.
+
+Everything a step computes lies inside one forward of the DeepSpeed engine (ZeRO 3 needs that). A batch depends on (seed, number)
+alone, and random states are seeded anew from (seed, number, rank), so a checkpoint holds the trained weights, the optimizer and
+the step, and an interrupted run goes on as an unbroken one would. Every worker computes the loss of the global batch; DeepSpeed
+takes the mean of their gradients where the sum is meant, so the loss is multiplied by their number before.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import statistics
+import tempfile
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from readqg.config import Compute, TrainSettings
+from readqg.engine import cluster
+from readqg.engine.training_log import TrainingLog
+from readqg.errors import ConfigError
+from readqg.tracking import Trackers
+from readqg.training import TrainStage
+from readqg.workers import Workers
+
+import ray.train  # isort: skip  (after `cluster`, which sets what Ray reads at import)
+
+_NORMS = 50
+_EXPLODED = 1e4
+"""A gradient's norm so many times the median of the last ones is no accident of one batch."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is told."""
+
+    stage: TrainStage
+    train: TrainSettings
+    compute: Compute
+    log: str
+    tracked: str
+    made: str
+    learning_rate: float
+    weight_decay: float
+    gradient_clip: float
+
+
+def train_here(told: dict[str, Job]) -> None:
+    """This worker's part of the training, from the last checkpoint on; the first worker also logs and saves."""
+    job = told["job"]
+    stage, train = job.stage, job.train
+    context = ray.train.get_context()
+    workers = Workers(context.get_world_rank(), context.get_world_size(), lockstep=train.zero_stage == 3)
+    run = _Run(job, workers)
+    step = run.restore()
+    lines = _Lines(job, workers, step)
+    if step == 0:
+        run.validate(0, lines)
+    norms: deque[float] = deque(maxlen=_NORMS)
+    while step < stage.steps:
+        learning_rate = job.learning_rate * stage.learning_rate(step)
+        loss, metrics, norm = run.step(step, learning_rate)
+        trouble = _trouble(loss, norm, norms)
+        if trouble:
+            lines.add(step, {"collapsed": trouble})
+            return
+        norms.append(norm)
+        step += 1
+        if step % train.log_steps == 0 or step == stage.steps:
+            lines.add(step, {"loss": loss, "learning_rate": learning_rate, "gradient_norm": norm, **metrics})
+        if step % train.validate_steps == 0 or step == stage.steps:
+            trouble = run.validate(step, lines)
+            if trouble:
+                lines.add(step, {"collapsed": trouble})
+                return
+        if step % train.checkpoint_steps == 0 or step == stage.steps:
+            run.checkpoint(step)
+    run.save(Path(job.made), lines)
+    lines.close()
+
+
+def _trouble(loss: float, norm: float, norms: deque[float]) -> str | None:
+    if not math.isfinite(loss):
+        return f"the loss is {loss}"
+    if not math.isfinite(norm):
+        return f"the norm of the gradient is {norm}"
+    if len(norms) == _NORMS and norm > _EXPLODED * statistics.median(norms) > 0:
+        return f"the norm of the gradient is {norm:.3g}, that of the last {_NORMS} steps was {statistics.median(norms):.3g}"
+    return None
+
+
+class _Lines:
+    """The log and the trackers, of the first worker alone."""
+
+    def __init__(self, job: Job, workers: Workers, step: int) -> None:
+        self.first = workers.rank == 0
+        self.log = TrainingLog(Path(job.log))
+        if not self.first:
+            return
+        self.log.keep_until(step if step else -1)
+        config = {"learning_rate": job.learning_rate, "weight_decay": job.weight_decay, "gradient_clip": job.gradient_clip,
+                  "steps": job.stage.steps, "seed": job.stage.seed, "workers": workers.count, **job.train.model_dump(mode="json")}
+        self.trackers = Trackers(job.train.trackers, Path(job.tracked), job.stage.name, step, config)
+
+    def add(self, step: int, values: dict[str, Any]) -> None:
+        if self.first:
+            self.log.add({"step": step, **values})
+            self.trackers.add(step, values if "validation" not in values else _prefixed("validation", values["validation"]))
+
+    def close(self) -> None:
+        if self.first:
+            self.trackers.close()
+
+
+class _Run:
+    """What is trained: its steps, its validation, its best weights, its checkpoints."""
+
+    def __init__(self, job: Job, workers: Workers) -> None:
+        self.job, self.stage, self.workers = job, job.stage, workers
+        self.engine, self.precision = _initialize(job, workers)
+        self.best: dict[str, Any] = {}
+        self.best_score = -math.inf
+        self.start: dict[str, Any] = {}
+
+    @property
+    def model(self) -> Any:
+        return self.engine.module.model
+
+    def step(self, step: int, learning_rate: float) -> tuple[float, dict[str, float], float]:
+        """The loss and its metrics, means over the step's batches, and the norm of its gradient before it is clipped."""
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        number = self.job.train.accumulation
+        losses, measured = [], []
+        for batch in range(step * number, (step + 1) * number):
+            _seed(self.stage.seed, batch, self.workers.rank)
+            loss, metrics = self.engine(self.stage.batch(batch, self.workers))
+            losses.append(float(loss.detach()))
+            measured.append(metrics)
+            if not math.isfinite(losses[-1]):
+                return losses[-1], metrics, math.nan
+            self.engine.backward(loss * self.workers.count)
+            norm = self._norm() if batch == (step + 1) * number - 1 else 0.0
+            self.engine.step()
+        found = self.engine.get_global_grad_norm()
+        names = dict.fromkeys(name for metrics in measured for name in metrics)
+        means = {name: statistics.fmean(m[name] for m in measured if name in m) for name in names}
+        return statistics.fmean(losses), means, norm if found is None else float(found)
+
+    def _norm(self) -> float:
+        """Where ZeRO splits the gradients, DeepSpeed has it after the step."""
+        import torch
+
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients)) if gradients and not self.job.train.zero_stage else 0.0
+
+    def _trained(self) -> dict[str, Any]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Parameters gathered on this worker, where ZeRO 3 has them in pieces."""
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(self._trained().values()), enabled=self.job.train.zero_stage == 3):
+            yield
+
+    def validate(self, step: int, lines: _Lines) -> str | None:
+        """Keep the weights, if they are the best so far; returns why training has collapsed, if it has."""
+        _seed(self.stage.seed, step, 0)
+        metrics = self.stage.validate(self.model, self.workers)
+        if metrics:
+            lines.add(step, {"validation": metrics})
+        self.start = self.start or metrics
+        score = metrics.get("score", math.inf)
+        score = -math.inf if math.isnan(score) else score
+        if score >= self.best_score and (step > 0 or self.stage.keeps_start or self.stage.steps == 0):
+            self.best_score = score
+            with self._whole():  # not around `validate`: ZeRO 3 frees each parameter again after its forward
+                if self.workers.rank == 0:
+                    self.best = {name: p.detach().cpu().clone() for name, p in self._trained().items()}
+        return self.stage.collapsed(self.start, metrics) if metrics and step else None
+
+    def checkpoint(self, step: int) -> None:
+        """Written here, then carried to its place while training goes on; it counts once it is there whole."""
+        from safetensors.torch import save_file
+
+        folder = Path(tempfile.mkdtemp(prefix="readqg-checkpoint-"))
+        (folder / "state").mkdir()
+        self.engine.save_checkpoint(str(folder), tag="state", client_state={"step": step})
+        if self.workers.rank == 0:
+            save_file(self.best, folder / "best.safetensors", {"score": repr(self.best_score)})
+            save_file(self.stage.state(), folder / "stage.safetensors")
+            facts = {"step": step, "workers": self.workers.count, "precision": self.precision, "start": self.start}
+            (folder / "facts.json").write_text(json.dumps(facts))
+        if not any(path.is_file() for path in folder.rglob("*")):  # without ZeRO the first worker has it all
+            shutil.rmtree(folder)
+            ray.train.report({"step": step})
+            return
+        ray.train.report(
+            {"step": step},
+            checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
+        )
+
+    def restore(self) -> int:
+        """The step to go on from: that of the last checkpoint, or 0."""
+        from safetensors import safe_open
+        from safetensors.torch import load_file
+
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return 0
+        with checkpoint.as_directory() as path:
+            folder = Path(path)
+            facts = json.loads((folder / "facts.json").read_text())
+            self._check(facts)
+            self.engine.load_checkpoint(str(folder), tag="state")
+            with safe_open(folder / "best.safetensors", "pt") as best:
+                if self.workers.rank == 0:
+                    self.best = {name: best.get_tensor(name) for name in best.keys()}  # noqa: SIM118  (not a dict)
+                self.best_score = float(best.metadata()["score"])
+            self.stage.load_state(load_file(folder / "stage.safetensors"))
+        self.start = facts["start"]
+        return int(facts["step"])
+
+    def _check(self, facts: dict[str, Any]) -> None:
+        zero = self.job.train.zero_stage
+        if zero and facts["workers"] != self.workers.count:
+            raise ConfigError(
+                f"{self.stage.name}: begun with {facts['workers']} workers and ZeRO {zero}, whose checkpoints no other number of workers "
+                f"can read; there are {self.workers.count} now. Give --compute.workers {facts['workers']}, or another --out."
+            )
+        if facts["precision"] != self.precision:
+            raise ConfigError(
+                f"{self.stage.name}: begun in {facts['precision']}, and this machine would go on in {self.precision}: the result would be "
+                f"neither's. Go on where it was begun, or give another --out."
+            )
+
+    def save(self, folder: Path, lines: _Lines) -> None:
+        """The best weights, in the stage's own format."""
+        import torch
+
+        with self._whole(), torch.no_grad():
+            if self.workers.rank > 0:
+                return
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, parameter in self._trained().items():
+                parameter.copy_(self.best[name])
+            self.stage.save(self.model, folder, lines.log.read())
+
+
+def _initialize(job: Job, workers: Workers) -> tuple[Any, str]:
+    gpu = cluster.has_gpu(job.compute)
+    if not gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ.setdefault("TRITON_CACHE_DIR", str(Path(tempfile.gettempdir()) / "readqg-triton"))
+    import deepspeed  # after DS_ACCELERATOR
+    import torch
+
+    from readqg import models
+
+    # Gloo reduces well enough; DeepSpeed's own shared-memory op would want a compiler on the user's machine.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    models.set_threads(job.compute)
+    _seed(job.stage.seed, -1, 0)
+    module = _step_module(job.stage, workers)
+    engine, *_ = deepspeed.initialize(
+        model=module, model_parameters=_groups(module, job.weight_decay), config=_deepspeed_config(job, workers))
+    precision = "bf16" if models.device_and_dtype(job.compute)[1] == torch.bfloat16 else "fp32"
+    return engine, precision
+
+
+def _groups(module: Any, weight_decay: float) -> list[dict[str, Any]]:
+    """Biases and norms are not decayed, as in the usual trainers."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _deepspeed_config(job: Job, workers: Workers) -> dict[str, Any]:
+    train = job.train
+    optimizer: dict[str, Any] = {"lr": job.learning_rate, "weight_decay": job.weight_decay}
+    zero: dict[str, Any] = {"stage": train.zero_stage}
+    if train.offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if train.offload and train.zero_stage == 3:
+        zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_batch_size": train.accumulation * workers.count,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": train.accumulation,
+        "steps_per_print": 1 << 30,
+        "optimizer": {"type": "AdamW", "params": {**optimizer, "torch_adam": True}} if train.optimizer == "adamw" else {
+            "type": "SGD", "params": optimizer},
+        "gradient_clipping": job.gradient_clip,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def _step_module(stage: TrainStage, workers: Workers) -> Any:
+    import torch
+
+    class StepModule(torch.nn.Module):
+        """The model with the stage's loss as its forward."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = stage.build()
+
+        def forward(self, batch: Any) -> Any:
+            return stage.loss(self.model, batch, workers)
+
+    return StepModule()
+
+
+def _prefixed(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}/{name}": value for name, value in values.items()}
+
+
+def _seed(seed: int, number: int, rank: int) -> None:
+    import torch
+
+    torch.manual_seed((seed * 1_000_003 + number) * 4_099 + rank & (1 << 63) - 1)
