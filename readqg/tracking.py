@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class _TensorBoard:
 
 
 class _MLflow:
-    """A run of the server that MLFLOW_TRACKING_URI names, else of OUT/_mlflow."""
+    """A run of the server that MLFLOW_TRACKING_URI names, else of OUT/_mlflow.db."""
 
     def __init__(self, folder: Path, run: str, step: int, config: Mapping[str, Any]) -> None:
         import mlflow
@@ -82,11 +83,13 @@ class _WandB:
     def __init__(self, folder: Path, run: str, step: int, config: Mapping[str, Any]) -> None:
         import wandb
 
-        kept = folder / "_wandb_run"
-        run_id = kept.read_text() if kept.exists() else wandb.util.generate_id()
+        kept_in = folder / "_wandb"
+        kept_in.mkdir(exist_ok=True)
+        kept = kept_in / "run_id"
+        run_id = kept.read_text() if kept.exists() else uuid.uuid4().hex[:12]
         kept.write_text(run_id)
         self._run = wandb.init(project=os.environ.get("WANDB_PROJECT", "readqg"), name=run, id=run_id, resume="allow",
-                               dir=str(folder), config=dict(config))
+                               dir=str(kept_in), config=dict(config))
 
     def add(self, step: int, numbers: Mapping[str, float]) -> None:
         self._run.log(dict(numbers), step=step)

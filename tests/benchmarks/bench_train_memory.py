@@ -1,0 +1,108 @@
+"""Memory of training against the size of what it reads, 10 k to 1 M documents, each size in a process of its own.
+
+    python -m tests.benchmarks.bench_train_memory generator
+    python -m tests.benchmarks.bench_train_memory reranker
+
+Tiny models, so that what is measured is the reading: opening the folder, then 50 batches with loss and gradient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from readqg.config import Compute, TrainGeneratorConfig, TrainRerankerConfig
+from readqg.corpus.rows import SCHEMAS
+from readqg.generator.generate import QUERIES
+from readqg.shards import OutputFolder
+from readqg.stage import ShardResult
+from tests.benchmarks.timing import machine
+from tests.builders import tiny_cross_encoder, tiny_t5
+from tests.generator.pairs import PAIRS, pair_row
+
+_PARTS = 64
+_BATCHES = 50
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["generator", "reranker"])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--work", default=None)
+    parser.add_argument("--measure", default=None, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        _measure(args.what, Path(args.measure))
+        return
+    print(machine())
+    with tempfile.TemporaryDirectory(dir=args.work) as work:
+        for size in args.sizes:
+            folder = Path(work) / str(size)
+            _prepare(args.what, folder, size)
+            command = [sys.executable, "-m", "tests.benchmarks.bench_train_memory", args.what, "--measure", str(folder)]
+            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            found = json.loads(out.splitlines()[-1])
+            print(f"{size:,} documents: {found['opened']:,.0f} MiB opened, {found['peak']:,.0f} MiB at the peak", flush=True)
+
+
+def _prepare(what: str, folder: Path, size: int) -> None:
+    if what == "generator":
+        tiny_t5(folder / "model")
+        text = "a passage of some sixty words and more of them " * 6
+        _write(folder / "pairs", size, PAIRS, lambda i: [{**pair_row(i, 4, 4), "text": text}], [512] * 1000)
+        return
+    tiny_cross_encoder(folder / "model", max_positions=128)
+    _write(folder / "documents", size, SCHEMAS["documents"], lambda i: [{"doc_id": f"d{i}", "title": "", "text": f"the wing of {i}"}])
+    rows = {"sample": 0, "log_likelihood": -20.0, "n_tokens": 9, "error": None}
+    _write(folder / "queries", size, QUERIES, lambda i: [
+        {"doc_id": f"d{i}", "relevance": r, "query": f"what is number {i} of the {word} boundary layers", **rows}
+        for r, word in ((1.0, "first"), (0.0, "other"))])
+
+
+def _write(path: Path, size: int, schema: pa.Schema, rows: Any, groups: list[int] | None = None) -> None:
+    folder = OutputFolder.begin(path, "made", {"rows": size})
+    for part in range(_PARTS):
+        made = [row for i in range(part * size // _PARTS, (part + 1) * size // _PARTS) for row in rows(i)]
+        table = pa.Table.from_pylist(made, schema)
+        sizes = [min(512, table.num_rows - first) for first in range(0, table.num_rows, 512)] if groups else None
+        folder.commit(part, _PARTS, ShardResult(table, table.num_rows, 0, 0), row_groups=sizes)
+    folder.finish(_PARTS)
+
+
+def _measure(what: str, folder: Path) -> None:
+    torch.set_num_threads(1)
+    compute = Compute(device="cpu", precision="fp32")
+    if what == "generator":
+        from readqg.generator.training import GeneratorTraining
+
+        stage: Any = GeneratorTraining(TrainGeneratorConfig(
+            pairs=f"{folder}/pairs", out="unused", backbone=f"{folder}/model", n_relevance=2, n_instruction=3, compute=compute))
+    else:
+        from readqg.reranker.training import RerankerTraining
+
+        stage = RerankerTraining(TrainRerankerConfig(
+            queries=f"{folder}/queries", documents=f"{folder}/documents", start=f"{folder}/model", out="unused", max_length=48,
+            compute=compute))
+    opened = _peak()
+    model = stage.build()
+    for number in range(_BATCHES):
+        loss, _ = stage.loss(model, stage.batch(number))
+        loss.backward()
+    sys.stdout.write(json.dumps({"opened": opened, "peak": _peak()}) + "\n")
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()

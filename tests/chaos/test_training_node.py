@@ -1,0 +1,68 @@
+"""A node of a two-node cluster is lost in the middle of training, and another comes: the same weights as undisturbed."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.harness import Command
+from tests.reranker.corpus import reranker_config
+
+pytestmark = [pytest.mark.chaos, pytest.mark.cluster, pytest.mark.timeout(1500)]
+
+EVERY = 40  # steps a checkpoint
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A head with one CPU, so that two workers need the second node."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 << 20})
+    yield cluster
+    cluster.shutdown()
+
+
+def add_node(cluster):
+    return cluster.add_node(num_cpus=2, object_store_memory=100 << 20)
+
+
+def steps(out: Path) -> int:
+    """The last step logged."""
+    log = out / "_train" / "log.jsonl"
+    lines = log.read_text().splitlines()[:-1] if log.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def test_a_lost_node_costs_at_most_a_checkpoint_interval_and_changes_nothing(tmp_path, cluster, capsys):
+    config = reranker_config(tmp_path)
+    args = ["train-reranker", "--queries", config.queries, "--documents", config.documents, "--start", config.start, "--batch", "4",
+            "--max-length", "48", "--epochs", "200", "--train.checkpoint-steps", str(EVERY), "--train.validate-steps", "600",
+            "--compute.device", "cpu", "--compute.precision", "fp32", "--compute.threads", "1", "--compute.workers", "2",
+            "--compute.ray-address", cluster.address]
+    second = add_node(cluster)
+    whole = Command(args, tmp_path / "whole", tmp_path / "whole.log")
+    assert whole.end() == 0, whole.said
+
+    broken = Command(args, tmp_path / "broken", tmp_path / "broken.log")
+    while broken.running and steps(tmp_path / "broken") < 250:
+        time.sleep(0.05)
+    assert broken.running, broken.said
+    cluster.remove_node(second, allow_graceful=False)
+    time.sleep(1)
+    reached = steps(tmp_path / "broken")
+    add_node(cluster)
+    again = reached
+    while broken.running and again >= reached:  # the log is cut back to the checkpoint
+        again = min(again, steps(tmp_path / "broken") or again)
+        time.sleep(0.02)
+    assert broken.end() == 0, broken.said
+    with capsys.disabled():
+        print(f"\nnode lost at step {reached}, gone on from {again}: {reached - again} steps lost, a checkpoint every {EVERY}")
+    assert reached - again <= EVERY
+    name = "model.safetensors"
+    assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    lines = [json.loads(line) for line in (tmp_path / "broken" / "training_log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 601))
