@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,14 +107,36 @@ def _start_local_patiently() -> None:
 def _start_local() -> None:
     # A pool and its CPU steps need two logical CPUs to make progress, also on a machine with one core.
     shm = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else _OBJECT_STORE_BYTES
-    ray.init(
-        address="local",
-        num_cpus=max(2, os.cpu_count() or 1),
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=max(80 << 20, min(_OBJECT_STORE_BYTES, int(shm * 0.5))),
-        logging_level=logging.ERROR,
-    )
+    # Ray Data's actors make Ray's core print advice meant for its developers. RAY_BACKEND_LOG_LEVEL=info shows all again.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    with _without_lines_of("Set ray log level from environment"):
+        ray.init(
+            address="local",
+            num_cpus=max(2, os.cpu_count() or 1),
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=max(80 << 20, min(_OBJECT_STORE_BYTES, int(shm * 0.5))),
+            logging_level=logging.ERROR,
+        )
+
+
+@contextmanager
+def _without_lines_of(text: str) -> Iterator[None]:
+    """What is written to the process's stderr meanwhile, below Python too, comes out afterwards, less the lines with `text`."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            for line in held:
+                if text.encode() not in line:
+                    os.write(2, line)
 
 
 def has_gpu(compute: Compute) -> bool:

@@ -16,7 +16,7 @@ import statistics
 import tempfile
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,35 +54,38 @@ class Job:
 def train_here(told: dict[str, Job]) -> None:
     """This worker's part of the training, from the last checkpoint on; the first worker also logs and saves."""
     job = told["job"]
-    stage, train = job.stage, job.train
     context = ray.train.get_context()
-    workers = Workers(context.get_world_rank(), context.get_world_size(), lockstep=train.zero_stage == 3)
+    workers = Workers(context.get_world_rank(), context.get_world_size(), lockstep=job.train.zero_stage == 3)
     run = _Run(job, workers)
     step = run.restore()
-    lines = _Lines(job, workers, step)
-    if step == 0:
-        run.validate(0, lines)
+    with closing(_Lines(job, workers, step)) as lines:
+        trouble = _train(run, job, step, lines)
+        if trouble is None:
+            run.save(Path(job.made), lines)
+
+
+def _train(run: _Run, job: Job, step: int, lines: _Lines) -> str | None:
+    """All steps from `step` on; why training has collapsed, if it has."""
+    steps, train = job.stage.steps, job.train
     norms: deque[float] = deque(maxlen=_NORMS)
-    while step < stage.steps:
-        learning_rate = job.learning_rate * stage.learning_rate(step)
+    trouble = run.validate(0, lines) if step == 0 else None
+    while trouble is None and step < steps:
+        learning_rate = job.learning_rate * job.stage.learning_rate(step)
         loss, metrics, norm = run.step(step, learning_rate)
         trouble = _trouble(loss, norm, norms)
         if trouble:
-            lines.add(step, {"collapsed": trouble})
-            return
+            break
         norms.append(norm)
         step += 1
-        if step % train.log_steps == 0 or step == stage.steps:
+        if step % train.log_steps == 0 or step == steps:
             lines.add(step, {"loss": loss, "learning_rate": learning_rate, "gradient_norm": norm, **metrics})
-        if step % train.validate_steps == 0 or step == stage.steps:
+        if step % train.validate_steps == 0 or step == steps:
             trouble = run.validate(step, lines)
-            if trouble:
-                lines.add(step, {"collapsed": trouble})
-                return
-        if step % train.checkpoint_steps == 0 or step == stage.steps:
+        if trouble is None and (step % train.checkpoint_steps == 0 or step == steps):
             run.checkpoint(step)
-    run.save(Path(job.made), lines)
-    lines.close()
+    if trouble:
+        lines.add(step, {"collapsed": trouble})
+    return trouble
 
 
 def _trouble(loss: float, norm: float, norms: deque[float]) -> str | None:

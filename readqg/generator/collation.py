@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, lru_cache
-from itertools import accumulate, cycle, islice
-from pathlib import Path
+from functools import lru_cache
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -21,11 +17,10 @@ from readqg.config import GeneratorSettings
 from readqg.errors import InputError
 from readqg.generator.losses import IGNORED
 from readqg.generator.model import Generator, padded
+from readqg.random_rows import RandomRows, in_order
 from readqg.shards import InputFolder, stable_hash
 
 COLUMNS = ("doc_id", "text", "positives", "negatives")
-_ROW_GROUPS_IN_MEMORY = 16
-_IDS_AT_A_TIME = 65_536
 _DOCUMENT_MULTIPLE = 8  # of a padded document's tokens: few distinct shapes let the kernels be reused
 
 
@@ -63,6 +58,7 @@ class TrainingPairs:
     def __init__(self, folder: InputFolder, held_out_documents: int, seed: int) -> None:
         """Raises `InputError` where no document is left to train on."""
         self.folder = folder
+        self._rows = RandomRows(folder, COLUMNS)
         self.seed = seed
         self.held_out = _held_out(folder, held_out_documents)
         self._size = folder.rows - len(self.held_out)
@@ -81,44 +77,16 @@ class TrainingPairs:
 
     def read(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Rows by number, in the order asked for, as `COLUMNS` have them."""
-        return [self._row(row) for row in rows]
-
-    def _row(self, row: int) -> dict[str, Any]:
-        group = bisect_right(self._starts, row) - 1
-        part, number, _ = self._groups[group]
-        return _read_row_group(part, number).slice(row - self._starts[group], 1).to_pylist()[0]
-
-    @cached_property
-    def _groups(self) -> list[tuple[Path, int, int]]:
-        """(part, row group, rows) of every row group of the folder, in order."""
-        found = []
-        for path in self.folder.parts:
-            metadata = pq.read_metadata(path)
-            found += [(path, group, metadata.row_group(group).num_rows) for group in range(metadata.num_row_groups)]
-        return found
-
-    @cached_property
-    def _starts(self) -> list[int]:
-        return list(accumulate((rows for _, _, rows in self._groups[:-1]), initial=0))
+        return self._rows.read(rows)
 
 
 def _held_out(folder: InputFolder, number: int) -> list[int]:
     """Rows of `number` documents drawn by a stable hash, in order. The ids are looked at some at a time."""
     smallest: list[tuple[int, str, int]] = []
-    row = 0
-    for part in folder.parts if number else []:
-        with pq.ParquetFile(part, page_checksum_verification=True) as file:
-            for ids in file.iter_batches(_IDS_AT_A_TIME, columns=["doc_id"]):
-                hashed = [(stable_hash(doc_id), doc_id, row + i) for i, doc_id in enumerate(ids["doc_id"].to_pylist())]
-                smallest = heapq.nsmallest(number, [*smallest, *hashed])
-                row += len(hashed)
+    for first, table in in_order(folder, ["doc_id"]) if number else ():
+        hashed = [(stable_hash(doc_id), doc_id, row) for row, doc_id in enumerate(table["doc_id"].to_pylist(), first)]
+        smallest = heapq.nsmallest(number, [*smallest, *hashed])
     return sorted(row for _, _, row in smallest)
-
-
-@lru_cache(maxsize=_ROW_GROUPS_IN_MEMORY)
-def _read_row_group(path: Path, number: int) -> pa.Table:
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        return file.read_row_group(number, columns=list(COLUMNS))
 
 
 @lru_cache(maxsize=2)

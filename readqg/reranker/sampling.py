@@ -7,13 +7,16 @@ pair. Which documents a step holds is a function of (seed, step) and the set of 
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
-from readqg.corpus import subset
 from readqg.errors import InputError
+from readqg.random_rows import RandomRows, in_order
 from readqg.shards import InputFolder, stable_hash
 
 QUERY_COLUMNS = ("doc_id", "relevance", "sample", "query", "error")
@@ -34,24 +37,51 @@ class Triple:
     negative: str | None
 
 
+@dataclass(frozen=True)
 class Examples:
-    """Documents with their pairs of queries, sorted by doc_id. Columns of `frame`: doc_id, positives, negatives (lists of one
-    length; a null negative: none)."""
+    """Documents with their pairs of queries, in an order that depends on the set of them alone.
 
-    def __init__(self, frame: pl.DataFrame):
-        self.frame = frame
+    In memory are numbers of rows of the queries folder, 8 bytes a pair; texts are read as they are asked for. Pairs `first[i]` to
+    `first[i + 1]` are those of document i; `negatives` is -1 where a pair has none."""
+
+    rows: RandomRows
+    first: np.ndarray
+    positives: np.ndarray
+    negatives: np.ndarray
 
     def __len__(self) -> int:
-        return self.frame.height
+        return len(self.first) - 1
 
-    @property
-    def doc_ids(self) -> list[str]:
-        return self.frame["doc_id"].to_list()
+    def doc_ids(self) -> Iterator[tuple[int, str]]:
+        """(document, doc_id) of all, in the order in which the folder has them."""
+        rows = self.positives[self.first[:-1]]
+        order = np.argsort(rows)
+        ordered = rows[order]
+        for first, table in in_order(self.rows.folder, ["doc_id"]):
+            low, high = np.searchsorted(ordered, [first, first + table.num_rows])
+            ids = table["doc_id"].take(pa.array(ordered[low:high].astype(np.int64) - first)).to_pylist()
+            yield from zip(order[low:high].tolist(), ids, strict=True)
 
-    def triple(self, row: int, epoch: int) -> Triple:
-        doc_id, positives, negatives = self.frame.row(row)
-        pair = epoch % len(positives)
-        return Triple(doc_id, positives[pair], negatives[pair])
+    def triple(self, document: int, epoch: int) -> Triple:
+        """Raises `InputError` where the rows of the two queries are not of one document."""
+        pairs = self.first[document + 1] - self.first[document]
+        pair = self.first[document] + epoch % pairs
+        positive = self.rows.read([int(self.positives[pair])])[0]
+        row = int(self.negatives[pair])
+        if row < 0:
+            return Triple(positive["doc_id"], positive["query"], None)
+        negative = self.rows.read([row])[0]
+        if negative["doc_id"] != positive["doc_id"]:
+            raise InputError(f"{self.rows.folder.path}: row {row} is of {negative['doc_id']!r}, not of {positive['doc_id']!r}: the folder "
+                             "has changed while it was read. Give the command again.")
+        return Triple(positive["doc_id"], positive["query"], negative["query"])
+
+    def only(self, documents: np.ndarray) -> Examples:
+        """Some of the documents, by their numbers, in the order given."""
+        sizes = self.first[documents + 1] - self.first[documents]
+        first = np.concatenate([[0], np.cumsum(sizes)])
+        chosen = np.repeat(self.first[documents] - first[:-1], sizes) + np.arange(first[-1])
+        return Examples(self.rows, first, self.positives[chosen], self.negatives[chosen])
 
     def split(self, share: float, most: int) -> tuple[Examples, Examples]:
         """(trained, held out): `share` of the documents, at least one and at most `most`, is drawn by a stable hash of the
@@ -62,8 +92,9 @@ class Examples:
             raise InputError(f"{len(self)} documents have usable queries; training needs {_FEWEST_TRAINED + 1} or more "
                              "(two in a batch and one held out). Generate queries for more documents.")
         number = min(max(1, round(share * len(self))), most, len(self) - _FEWEST_TRAINED)
-        held_out = pl.col("doc_id").is_in(subset(self.doc_ids, number))
-        return Examples(self.frame.filter(~held_out)), Examples(self.frame.filter(held_out))
+        hashed = ((stable_hash(doc_id), doc_id, i) for i, doc_id in self.doc_ids())
+        held_out = np.sort([i for _, _, i in heapq.nsmallest(number, hashed)])
+        return self.only(np.setdiff1d(np.arange(len(self)), held_out)), self.only(held_out)
 
 
 def read_examples(folder: InputFolder, with_negatives: bool) -> tuple[Examples, dict[str, int]]:
@@ -71,43 +102,48 @@ def read_examples(folder: InputFolder, with_negatives: bool) -> tuple[Examples, 
 
     Left out: rows with an error or an empty query; rows of a relevance other than 1 and 0 (0 too, unless `with_negatives`);
     then documents without a positive, or, `with_negatives`, without a negative. A pair of the same words (but for case and
-    white space) keeps its positive and loses its negative."""
-    rows = pl.DataFrame(folder.read(columns=list(QUERY_COLUMNS)))
-    sound = pl.col("error").is_null()
-    filled = pl.col("query").fill_null("").str.strip_chars() != ""
-    usable = rows.filter(sound & filled)
+    white space) keeps its positive and loses its negative. The rows are looked at some at a time; what is kept of each are hashes."""
+    rows = pl.concat([_hashed(first, table) for first, table in in_order(folder, QUERY_COLUMNS)] or [_hashed(0, folder.read().slice(0, 0))])
+    usable = rows.filter("sound", "filled")
     positives = _side(usable, 1.0, "positive")
     negatives = _side(usable, 0.0, "negative")
-    paired = positives.join(negatives, on=["doc_id", "k"])
-    pairs = paired if with_negatives else positives.with_columns(negative=pl.lit(None, pl.String))
-    same = _words("positive") == _words("negative")
-    identical = pairs.select(same.sum()).item()
-    pairs = pairs.with_columns(negative=pl.when(same).then(None).otherwise(pl.col("negative"))).sort("doc_id", "k")
-    frame = pairs.group_by("doc_id", maintain_order=True).agg(positives="positive", negatives="negative")
-    written = rows["doc_id"].n_unique()
+    paired = positives.join(negatives, on=["document", "k"], how="inner" if with_negatives else "left")
+    pairs = paired.with_columns(same=pl.col("positive_words") == pl.col("negative_words")).sort("document", "k")
+    if not with_negatives:
+        pairs = pairs.with_columns(negative=pl.lit(None, pl.UInt32), same=pl.lit(False))
+    sizes = pairs.group_by("document", maintain_order=True).len()["len"].to_numpy()
+    negative = pairs.select(pl.when("same").then(None).otherwise(pl.col("negative")).cast(pl.Int64).fill_null(-1)).to_series()
+    examples = Examples(RandomRows(folder, ("doc_id", "query")), np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]),
+                        pairs["positive"].to_numpy(), negative.to_numpy())
+    written = rows["document"].n_unique()
     counts = {
         "rows": rows.height,
-        "rows_with_error": rows.select((~sound).sum()).item(),
-        "rows_with_empty_query": rows.select((sound & ~filled).sum()).item(),
+        "rows_with_error": rows.select((~pl.col("sound")).sum()).item(),
+        "rows_with_empty_query": rows.select((pl.col("sound") & ~pl.col("filled")).sum()).item(),
         "rows_of_other_relevance": rows.select((~pl.col("relevance").is_in([0.0, 1.0])).sum()).item(),
         "documents": written,
-        "documents_without_positive": written - positives["doc_id"].n_unique(),
-        "documents_without_negative": positives["doc_id"].n_unique() - frame.height,
-        "documents_usable": frame.height,
-        "identical_pairs": identical,
-        "repeated_positives": pairs.height - pairs.select(_words("positive").n_unique()).item(),
+        "documents_without_positive": written - positives["document"].n_unique(),
+        "documents_without_negative": positives["document"].n_unique() - len(examples),
+        "documents_usable": len(examples),
+        "identical_pairs": int(pairs["same"].sum()),
+        "repeated_positives": pairs.height - pairs["positive_words"].n_unique(),
     }
-    return Examples(frame), counts
+    return examples, counts
+
+
+def _hashed(first: int, table: pa.Table) -> pl.DataFrame:
+    """Of some rows of a queries folder: row (its number), document and words (hashes), relevance, sample, sound, filled."""
+    words = pl.col("query").fill_null("").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+    return pl.DataFrame(pl.from_arrow(table)).select(
+        (pl.int_range(pl.len()) + first).cast(pl.UInt32).alias("row"), pl.col("doc_id").hash().alias("document"),
+        words.hash().alias("words"), "relevance", "sample", pl.col("error").is_null().alias("sound"), (words != "").alias("filled"))
 
 
 def _side(usable: pl.DataFrame, relevance: float, name: str) -> pl.DataFrame:
-    """The queries of one relevance, numbered within their document: doc_id, k, `name`."""
-    side = usable.filter(pl.col("relevance") == relevance).sort("doc_id", "sample")
-    return side.select("doc_id", pl.int_range(pl.len()).over("doc_id").alias("k"), pl.col("query").alias(name))
-
-
-def _words(column: str) -> pl.Expr:
-    return pl.col(column).str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+    """The queries of one relevance, numbered within their document: document, k, `name` (row), `name`_words."""
+    side = usable.filter(pl.col("relevance") == relevance).sort("document", "sample")
+    return side.select("document", pl.int_range(pl.len()).over("document").alias("k"), pl.col("row").alias(name),
+                       pl.col("words").alias(f"{name}_words"))
 
 
 class Batches:

@@ -9,7 +9,7 @@ on the full matrix. Of several workers each takes a share of the queries, agains
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,7 +75,7 @@ class RerankerTraining(TrainStage):
         self._start = str(Path(config.start).absolute()) if Path(config.start).is_dir() else config.start
         self._models = {"start": models.fingerprint(config.start)}
         examples, self.counts = read_examples(self.queries, with_negatives=config.w_mr > 0)
-        self._check(examples.doc_ids)
+        self._check(doc_id for _, doc_id in examples.doc_ids())
         trained, self._held_out_examples = examples.split(config.held_out_share, config.held_out_max)
         self.counts |= {"documents_trained": len(trained), "documents_held_out": len(self._held_out_examples)}
         self.batches = Batches(trained, config.batch, config.seed, fixed=config.search == "cached")
@@ -84,12 +84,12 @@ class RerankerTraining(TrainStage):
         self.steps = -(-self.batches.per_epoch * config.epochs // self._accumulation)
         self._found: dict[int, list[int]] = {}
 
-    def _check(self, doc_ids: list[str]) -> None:
+    def _check(self, doc_ids: Iterable[str]) -> None:
         unknown = [doc_id for doc_id in doc_ids if doc_id not in self.documents]
         if unknown:
             raise InputError(
-                f"{self.config.documents} lacks {len(unknown)} of the {len(doc_ids)} documents that {self.config.queries} has "
-                f"queries for, first {unknown[0]!r}. Give the documents that the queries were generated from.")
+                f"{self.config.documents} lacks {len(unknown)} of the {self.counts['documents_usable']} documents that "
+                f"{self.config.queries} has queries for, first {unknown[0]!r}. Give the documents that the queries were generated from.")
         left_out = [f"{name.replace('_', ' ')} {self.counts[name]}" for name in LEFT_OUT if self.counts[name]]
         if left_out:
             log.warning("%s: %d of %d documents can be trained on; %s", self.config.queries, self.counts["documents_usable"],
