@@ -81,13 +81,14 @@ def _fit(stage: TrainStage, job: Job, folder: OutputFolder, compute: Compute, tr
     if most < compute.workers:
         log.info("%s: %d workers, not %d: a batch has no more to share", stage.name, most, compute.workers)
     least = most if train.min_workers is None else min(train.min_workers, most)
+    number: Any = most if least == most else (least, most)  # what ray.train's stubs say is its older API's
     resources: dict[str, float] = {"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": cluster.model_cpus(most)}
     trainer = ray.train.torch.TorchTrainer(
         train_here,
         train_loop_config={"job": job},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=most if least == most else (least, most), use_gpu=gpu, resources_per_worker=resources
+            num_workers=number, use_gpu=gpu, resources_per_worker=resources
         ),
         run_config=ray.train.RunConfig(
             storage_path=str(folder.path.resolve()),

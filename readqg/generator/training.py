@@ -117,8 +117,8 @@ class GeneratorTraining(TrainStage):
             workers = ALONE
         was_training = model.training
         model.eval()
-        found = torch.cat(list(self._held_out_scores(model, workers)))
-        own, swapped, positive = workers.gather(found).cpu().unbind(1)
+        scores = torch.cat(list(self._held_out_scores(model, workers)))
+        own, swapped, positive = workers.gather(scores).cpu().unbind(1)
         positive = positive.bool()
         model.train(was_training)
         found = {"positive_own": own[positive], "positive_swapped": swapped[positive],

@@ -42,7 +42,8 @@ class TrainingScorer:
         """(len(rows),) float32 logits in training mode, dropout on. With `workers` in lockstep, all of them have to call it."""
         model.train()
         forward, batches = self._forward(model, encoded, rows), self._batches(encoded, rows)
-        logits, unused = [], []
+        logits: list[Tensor] = []
+        unused: list[Tensor] = []
         with self._autocast(model), _attention_for_dropout(model):
             for batch, counts in workers.in_step(batches, self._device(model)):
                 (logits if counts else unused).append(forward(batch))
