@@ -21,6 +21,8 @@ from transformers.utils import logging as transformers_logging
 from readqg import hub, shards
 from readqg.config import MINILM_L6, MINILM_L12, Compute
 from readqg.errors import ConfigError, ModelError
+from readqg.fetching import local_folder
+from readqg.places import is_store
 from readqg.sample import weights
 
 transformers_logging.disable_progress_bar()  # of loading weights: a second's work, and noise in a job's log
@@ -38,9 +40,11 @@ _NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 def resolve(name: str) -> str:
     """The folder (config.json, safetensors weights, tokenizer files) of a model.
 
-    `name` is a folder, or a model's name on the Hugging Face hub. The sample's two models are taken from the packages that
-    carry them where those are installed; any other is taken from the hub's cache, or downloaded.
+    `name` is a folder, one in a store (fetched once), or a model's name on the Hugging Face hub. The sample's two models are taken
+    from the packages that carry them where those are installed; any other is taken from the hub's cache, or downloaded.
     Raises `ModelError` where there is no such model, it cannot be had, or its folder cannot be used."""
+    if is_store(name):
+        return str(_checked(local_folder(name)))
     folder = Path(name).expanduser()
     if folder.is_dir():
         return str(_checked(folder.resolve()))

@@ -6,12 +6,12 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from readqg.places import Place, readable
 from readqg.shards import InputFolder
 
 _ROW_GROUPS_IN_MEMORY = 16
@@ -35,11 +35,11 @@ class RandomRows:
         return found
 
     @cached_property
-    def _groups(self) -> list[tuple[Path, int, int]]:
+    def _groups(self) -> list[tuple[Place, int, int]]:
         """(part, row group, rows) of every row group of the folder, in order."""
         found = []
         for path in self.folder.parts:
-            metadata = pq.read_metadata(path)
+            metadata = pq.read_metadata(readable(path))
             found += [(path, group, metadata.row_group(group).num_rows) for group in range(metadata.num_row_groups)]
         return found
 
@@ -52,13 +52,13 @@ def in_order(folder: InputFolder, columns: Sequence[str]) -> Iterator[tuple[int,
     """All rows, some at a time: (number of the first, rows)."""
     row = 0
     for part in folder.parts:
-        with pq.ParquetFile(part, page_checksum_verification=True) as file:
+        with pq.ParquetFile(readable(part), page_checksum_verification=True) as file:
             for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=list(columns)):
                 yield row, pa.Table.from_batches([batch])
                 row += batch.num_rows
 
 
 @lru_cache(maxsize=_ROW_GROUPS_IN_MEMORY)
-def _read_row_group(path: Path, number: int, columns: tuple[str, ...]) -> pa.Table:
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+def _read_row_group(path: Place, number: int, columns: tuple[str, ...]) -> pa.Table:
+    with pq.ParquetFile(readable(path), page_checksum_verification=True) as file:
         return file.read_row_group(number, columns=list(columns))

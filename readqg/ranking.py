@@ -7,7 +7,6 @@ ranked by doc_id, highest first, as trec_eval does.
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from readqg import models, runs, shards
 from readqg.config import RankConfig
 from readqg.corpus import Documents, input_fingerprint, read_texts
 from readqg.crossencoder import CrossEncoderScorer, EncodedPairs, PairTokenizer
+from readqg.places import place_of
 from readqg.stage import ShardStage
 
 RUN = pa.schema([
@@ -37,8 +37,8 @@ class RankStage(ShardStage):
 
     def __init__(self, config: RankConfig) -> None:
         self.config = config
-        self.run = str(Path(config.run).absolute())
-        self.queries = str(Path(config.queries).absolute())
+        self.run = str(place_of(config.run).absolute())
+        self.queries = str(place_of(config.queries).absolute())
         self.documents = Documents.open(config.documents)
         self._inputs = {
             "run": _run_fingerprint(config.run), "queries": input_fingerprint(config.queries, "queries"),
@@ -122,9 +122,9 @@ def _ranked_rows(query_id: str, query: str | None, logits: dict[str, float | Non
 
 
 def _run_fingerprint(path: str) -> str:
-    if Path(path).is_dir():
+    if place_of(path).is_dir():
         return shards.open_input(path, ("query_id", "doc_id", "score")).fingerprint
-    return shards.sha256_file(Path(path)) if Path(path).is_file() else ""
+    return shards.sha256_file(place_of(path)) if place_of(path).is_file() else ""
 
 
 @lru_cache(maxsize=2)

@@ -22,6 +22,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from readqg.errors import InputError
+from readqg.places import Place, place_of
 from readqg.shards import appearing, open_input, write_whole
 
 Run = dict[str, dict[str, float]]
@@ -42,20 +43,20 @@ def ranked(scores: Mapping[str, float]) -> list[tuple[str, float]]:
     return [(doc_id, scores[doc_id]) for _, doc_id in order]
 
 
-def read_run(path: str | Path) -> Run:
+def read_run(path: str | Place) -> Run:
     """A run from a run folder or from a TREC file, plain or gzipped. Queries come in the order of the file.
 
     Rows of a folder that have an error instead of a score are left out, with a warning. Raises `InputError`."""
-    path = Path(path)
+    path = place_of(path)
     return _read_folder(path) if path.is_dir() else read_trec(path)
 
 
-def read_trec(path: str | Path) -> Run:
+def read_trec(path: str | Place) -> Run:
     """Read a TREC run file: query_id, `Q0`, doc_id, rank, score, tag, parted by ASCII white space.
 
     Raises `InputError` naming file and line: not six columns, a score that is no finite number, a document twice under one
     query, not UTF-8, a damaged gzip file; also for a file with no lines."""
-    path, run = Path(path), Run()
+    path, run = place_of(path), Run()
     for number, line in _lines(path):
         columns = line.split()
         if not columns:
@@ -73,12 +74,12 @@ def read_trec(path: str | Path) -> Run:
     return run
 
 
-def write_trec(path: str | Path, run: Mapping[str, Mapping[str, float]], tag: str = "readqg") -> None:
+def write_trec(path: str | Place, run: Mapping[str, Mapping[str, float]], tag: str = "readqg") -> None:
     """Write a TREC run file (gzipped where the name ends in .gz), ranked, each score in full precision.
 
     The file appears whole or not at all. Raises `InputError` for an id that the format cannot hold (empty, with white
     space, or no valid Unicode), `FolderError` where the disk is full or may not be written."""
-    path = Path(path)
+    path = place_of(path)
     with appearing(path) as partial, _writer(partial, compressed=path.suffix == ".gz") as file:
         for query_id, scores in run.items():
             _check_id(query_id, "query")
@@ -87,26 +88,27 @@ def write_trec(path: str | Path, run: Mapping[str, Mapping[str, float]], tag: st
                 file.write(f"{query_id} Q0 {doc_id} {rank} {float(score)!r} {tag}\n")
 
 
-def write_trec_beside(folder: str | Path, tag: str) -> None:
+def write_trec_beside(folder: str | Place, tag: str) -> None:
     """Write `_run.trec` into a finished run folder, unless it is there. Ids that the format cannot hold are a warning only:
     the folder itself is the result."""
-    target = Path(folder) / TREC_FILE
+    target = place_of(folder) / TREC_FILE
     if target.exists():
         return
     try:
-        write_trec(target, _read_folder(Path(folder)), tag)
+        write_trec(target, _read_folder(place_of(folder)), tag)
     except InputError as error:
         log.warning("%s is not written: %s", target, error)
 
 
-def write_queries_beside(folder: str | Path, query_ids: Iterable[str]) -> None:
+def write_queries_beside(folder: str | Place, query_ids: Iterable[str]) -> None:
     """Write `_queries.json` into a run folder: which queries were asked. Those without a result have no row to tell."""
-    write_whole(Path(folder) / QUERIES_FILE, json.dumps(list(query_ids)))
+    write_whole(place_of(folder) / QUERIES_FILE, json.dumps(list(query_ids)))
 
 
-def read_queries_beside(run: str | Path) -> list[str] | None:
+def read_queries_beside(run: str | Place) -> list[str] | None:
     """The queries that a run (its folder, or the `_run.trec` in it) was asked; None where that is not known."""
-    path = Path(run).parent if Path(run).name == TREC_FILE else Path(run)
+    path = place_of(run)
+    path = path.parent if path.name == TREC_FILE else path
     if not (path / QUERIES_FILE).is_file():
         return None
     try:
@@ -116,7 +118,7 @@ def read_queries_beside(run: str | Path) -> list[str] | None:
     return [str(query_id) for query_id in asked]
 
 
-def _read_folder(path: Path) -> Run:
+def _read_folder(path: Place) -> Run:
     folder, run, without_score = open_input(path, ("query_id", "doc_id", "score")), Run(), 0
     for start in range(0, folder.rows, 1_000_000):
         table = folder.read(start, start + 1_000_000, ["query_id", "doc_id", "score"])
@@ -130,7 +132,7 @@ def _read_folder(path: Path) -> Run:
     return run
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Place) -> Iterator[tuple[int, bytes]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder. Give a TREC run file or the output folder of `retrieve` or `rank`.")
     number = 0
@@ -147,14 +149,14 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise InputError(f"{path}: no permission to read it. Mend its rights.") from error
 
 
-def _text(column: bytes, path: Path, line: int) -> str:
+def _text(column: bytes, path: Place, line: int) -> str:
     try:
         return column.decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}, line {line}: {column[:100]!r} is not UTF-8 ({error.reason}). Is it a TREC run?") from error
 
 
-def _number(text: bytes, path: Path, line: int) -> float:
+def _number(text: bytes, path: Place, line: int) -> float:
     try:
         score = float(text)
     except ValueError:

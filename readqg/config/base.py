@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.config import JsonDict
 
 from readqg.errors import ConfigError
+from readqg.places import is_store, place_of
 
 _C = TypeVar("_C", bound=BaseModel)
 
@@ -28,9 +29,12 @@ _NO_IDENTITY: JsonDict = {"identity": False}
 
 
 def _place(value: str | None) -> str | None:
-    """A path that exists made absolute, since workers have other working directories; a model's name as it is."""
-    if value is not None and "://" in value:
-        raise ValueError("object stores are not supported, only paths")
+    """A path that exists made absolute, since workers have other working directories; a store's or a model's name as it is."""
+    if is_store(value):
+        try:
+            return str(place_of(value or ""))
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
     return str(Path(value).absolute()) if value and Path(value).exists() else value
 
 

@@ -10,29 +10,28 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from readqg.config import ImportSettings
 from readqg.corpus.rows import SCHEMAS, Kind, RowReader, document_text
 from readqg.corpus.sources import Source, locate
 from readqg.errors import InputError
+from readqg.places import Place
 from readqg.shards import open_input, stable_hash
 
 _PARTS_IN_MEMORY = 64
 
 
-def read_texts(path: str | Path) -> dict[str, str]:
+def read_texts(path: str | Place) -> dict[str, str]:
     """Queries: query_id -> text, in the order of the file. From an imported folder or a raw file or BEIR folder."""
     table = _read_table(locate(path, "queries"))
     return dict(zip(table["query_id"].to_pylist(), table["text"].to_pylist(), strict=True))
 
 
-def read_judgments(path: str | Path, split: str = "test") -> dict[str, dict[str, int]]:
+def read_judgments(path: str | Place, split: str = "test") -> dict[str, dict[str, int]]:
     """Judgments: query_id -> {doc_id: grade}. From an imported folder, BEIR's TSV, TREC qrels, or a BEIR folder's `split`."""
     judgments: dict[str, dict[str, int]] = {}
     for row in _read_table(locate(path, "judgments", split)).to_pylist():
@@ -40,7 +39,7 @@ def read_judgments(path: str | Path, split: str = "test") -> dict[str, dict[str,
     return judgments
 
 
-def input_fingerprint(path: str | Path, kind: Kind) -> str:
+def input_fingerprint(path: str | Place, kind: Kind) -> str:
     """Identifies the content of the rows of `kind` at `path`, raw or imported."""
     return locate(path, kind).fingerprint()
 
@@ -60,14 +59,14 @@ class Documents:
     Pickled as its path: a worker opens it anew, once a process. In memory: the ids, and of an imported folder the last 64
     parts read; of a raw file everything."""
 
-    def __init__(self, path: Path, fingerprint: str, ids: pa.Array, starts: list[int], read: Callable[[int], pa.Table]) -> None:
+    def __init__(self, path: Place, fingerprint: str, ids: pa.Array, starts: list[int], read: Callable[[int], pa.Table]) -> None:
         self.path = path
         self.fingerprint = fingerprint
         """Identifies the content."""
         self._ids, self._starts, self._read = ids, starts, read
 
     @classmethod
-    def open(cls, path: str | Path) -> Documents:
+    def open(cls, path: str | Place) -> Documents:
         """Open an imported folder (or one that holds it), a BEIR folder or a single raw file.
 
         Raises `InputError` where there is none, it is unfinished, or a raw file has a bad line."""
@@ -75,7 +74,7 @@ class Documents:
         marker = source.path / "_SUCCESS" if source.imported else source.path
         return _open_documents(source, marker.stat().st_mtime_ns if marker.exists() else 0)
 
-    def __reduce__(self) -> tuple[Callable[[Path], Documents], tuple[Path]]:
+    def __reduce__(self) -> tuple[Callable[[Place], Documents], tuple[Place]]:
         return Documents.open, (self.path.absolute(),)
 
     @property
@@ -156,7 +155,7 @@ def _open_documents(source: Source, changed_ns: int) -> Documents:
         ids = table["doc_id"].combine_chunks()
         return Documents(source.path, source.fingerprint(), ids, [0, table.num_rows], lambda part: table)
     folder = open_input(source.path, ("doc_id", "title", "text"))
-    rows = [pq.read_metadata(part).num_rows for part in folder.parts]
+    rows = [folder.success["parts"][part.name]["rows"] for part in folder.parts]
     starts = [0, *np.cumsum(rows).tolist()]
     bounds = list(pairwise(starts))
     read = lru_cache(maxsize=_PARTS_IN_MEMORY)(lambda part: folder.read(*bounds[part], columns=["doc_id", "title", "text"]))

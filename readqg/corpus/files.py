@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 
 from readqg.corpus.opening import MAX_LINE_BYTES, Inflated, bounded_lines, opened
 from readqg.errors import InputError
+from readqg.places import Place
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 _PARQUET_BATCH_ROWS = 512
@@ -38,13 +38,13 @@ class Line:
     excerpt: str = ""
 
 
-def file_format(path: Path) -> str:
+def file_format(path: Place) -> str:
     """The suffix that says how to read `path`, without `.gz`."""
     suffixes = [s.lower() for s in path.suffixes if s.lower() != ".gz"]
     return suffixes[-1] if suffixes else ""
 
 
-def read_lines(path: Path) -> Iterator[Line]:
+def read_lines(path: Place) -> Iterator[Line]:
     """The rows of a file of documents or queries.
 
     Raises `InputError` where the file cannot be opened, has an unknown suffix, is damaged or is a gzip bomb."""
@@ -56,14 +56,14 @@ def read_lines(path: Path) -> Iterator[Line]:
     return readers[suffix](path)
 
 
-def read_judgment_lines(path: Path) -> Iterator[Line]:
+def read_judgment_lines(path: Place) -> Iterator[Line]:
     """The rows of a file of judgments: BEIR's three tab-separated columns, TREC's four, or any of the formats above."""
     if file_format(path) in (".jsonl", ".ndjson", ".csv", ".parquet"):
         return read_lines(path)
     return _qrels(path)
 
 
-def columns(path: Path) -> list[str] | None:
+def columns(path: Place) -> list[str] | None:
     """Column names of a CSV, TSV or Parquet file; None for JSON lines, where each line has its own."""
     suffix = file_format(path)
     if suffix == ".parquet":
@@ -76,7 +76,7 @@ def columns(path: Path) -> list[str] | None:
     return next(csv.reader([first], delimiter="\t" if suffix == ".tsv" else ","), [])
 
 
-def _json_lines(path: Path) -> Iterator[Line]:
+def _json_lines(path: Place) -> Iterator[Line]:
     with opened(path) as file:
         for number, raw in bounded_lines(file):
             if raw is None:
@@ -100,7 +100,7 @@ def _json_line(number: int, raw: bytes) -> Line:
     return Line(number, fields, excerpt=excerpt)
 
 
-def _text_lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
+def _text_lines(path: Place, file: BinaryIO) -> Iterator[tuple[int, str]]:
     """Bytes that are no UTF-8 become lone surrogates, which UTF-8 itself cannot hold: `_record` knows them by that."""
     for number, raw in bounded_lines(file):
         if raw is None:
@@ -120,7 +120,7 @@ def _record(number: int, header: list[str], values: list[str]) -> Line:
     return Line(number, dict(zip(header, values, strict=True)), excerpt=excerpt)
 
 
-def _csv_records(path: Path) -> Iterator[Line]:
+def _csv_records(path: Place) -> Iterator[Line]:
     csv.field_size_limit(MAX_LINE_BYTES)
     with opened(path) as file:
         reader = csv.reader((text for _, text in _text_lines(path, file)), strict=True)
@@ -140,7 +140,7 @@ def _csv_records(path: Path) -> Iterator[Line]:
                 yield _record(number, header, values)
 
 
-def _tsv_records(path: Path) -> Iterator[Line]:
+def _tsv_records(path: Place) -> Iterator[Line]:
     """Two kinds of TSV are about: quoted like CSV, and with no quoting at all. A record is read as quoted where that works
     out, over several lines if need be, and else as one literal line, so that an odd quote does not swallow its neighbours."""
     with opened(path) as file:
@@ -183,7 +183,7 @@ def _tsv_values(text: str, width: int, lines: Iterator[tuple[int, str]], ahead: 
     return literal, 0
 
 
-def _qrels(path: Path) -> Iterator[Line]:
+def _qrels(path: Place) -> Iterator[Line]:
     with opened(path) as file:
         for number, text in _text_lines(path, file):
             text = text.rstrip("\r\n")
@@ -200,7 +200,7 @@ def _qrels(path: Path) -> Iterator[Line]:
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def _parquet(path: Place) -> Iterator[pq.ParquetFile]:
     with opened(path) as file, tempfile.TemporaryFile() as whole:
         if isinstance(file, io.BufferedReader) and isinstance(file.raw, Inflated):
             while chunk := file.read(1 << 20):
@@ -213,7 +213,7 @@ def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
             raise InputError(f"{path}: not a Parquet file, or damaged ({error}).") from None
 
 
-def _parquet_rows(path: Path) -> Iterator[Line]:
+def _parquet_rows(path: Place) -> Iterator[Line]:
     with _parquet(path) as parquet:
         number = 0
         for batch in parquet.iter_batches(batch_size=_PARQUET_BATCH_ROWS):

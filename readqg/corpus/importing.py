@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, TextIO
 
 import pyarrow as pa
@@ -23,6 +22,7 @@ from readqg.corpus.files import Line
 from readqg.corpus.rows import SCHEMAS, RowReader
 from readqg.corpus.sources import Source, import_sources
 from readqg.errors import FolderError, InputError
+from readqg.places import Place, place_of
 from readqg.shards import OutputFolder, appearing, explained, write_whole
 from readqg.stage import ShardResult
 
@@ -57,7 +57,7 @@ def import_corpus(config: ImportConfig) -> ImportSummary:
     Raises `InputError` where the source cannot be read, holds no document, or more than `max_rejected_share` of a file's lines
     are bad; `FolderError` where `out` was begun with something else or cannot be written."""
     sources = import_sources(config.source, config.kind, config.split)
-    out = Path(config.out)
+    out = place_of(config.out)
     with explained(f"making {out}"):
         out.mkdir(parents=True, exist_ok=True)
     _refuse_leftovers(out, sources)
@@ -75,10 +75,10 @@ def import_corpus(config: ImportConfig) -> ImportSummary:
 
 def _begin(config: ImportConfig, source: Source, content: str) -> OutputFolder:
     settings = {name: value for name, value in identity(config).items() if name != "max_rejected_share"}
-    return OutputFolder.begin(Path(config.out) / source.kind, "import", settings, {"source": content})
+    return OutputFolder.begin(place_of(config.out) / source.kind, "import", settings, {"source": content})
 
 
-def _refuse_leftovers(out: Path, sources: list[Source]) -> None:
+def _refuse_leftovers(out: Place, sources: list[Source]) -> None:
     """Judgments of another corpus must not lie beside this one's documents."""
     for kind in SCHEMAS:
         if (out / kind).exists() and kind not in [source.kind for source in sources]:
@@ -102,7 +102,7 @@ class _Scan:
         rejects.write(json.dumps(row) + "\n")
 
 
-def _scan_all(config: ImportConfig, sources: list[Source], out: Path) -> ImportSummary:
+def _scan_all(config: ImportConfig, sources: list[Source], out: Place) -> ImportSummary:
     rejects_file = out / "_rejected.jsonl"
     with appearing(rejects_file) as partial, partial.open("w", encoding="utf-8") as rejects:
         scans = [_scan(source, config, rejects) for source in sources]
@@ -129,7 +129,7 @@ def _scan(source: Source, config: ImportConfig, rejects: TextIO) -> _Scan:
     return scan
 
 
-def _judge(scan: _Scan, config: ImportConfig, rejects_file: Path) -> None:
+def _judge(scan: _Scan, config: ImportConfig, rejects_file: Place) -> None:
     """Raises `InputError` where nothing good can come of this file."""
     path, kind, notes = scan.source.path, scan.source.kind, scan.reader.notes
     if scan.rejected > config.max_rejected_share * scan.lines:
@@ -144,7 +144,7 @@ def _judge(scan: _Scan, config: ImportConfig, rejects_file: Path) -> None:
                          f"{config.text_field!r}. Name the right fields with --title-field and --text-field.")
 
 
-def _add(summary: ImportSummary, scan: _Scan, config: ImportConfig, rejects_file: Path) -> None:
+def _add(summary: ImportSummary, scan: _Scan, config: ImportConfig, rejects_file: Place) -> None:
     """Counts and warnings of one file."""
     kind, notes, name = scan.source.kind, scan.reader.notes, scan.source.path.name
     summary.rows[kind], summary.rejected[kind] = notes.rows, scan.rejected

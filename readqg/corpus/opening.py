@@ -12,10 +12,10 @@ import itertools
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from readqg.errors import InputError
+from readqg.places import Place
 
 MAX_LINE_BYTES = 64 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -24,7 +24,7 @@ _BOMB_FLOOR_BYTES = 100 << 20
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Place) -> Iterator[BinaryIO]:
     """The bytes of a file, inflated where it is gzipped."""
     with looking_at(path), path.open("rb") as raw:
         gzipped = raw.read(2) == _GZIP_MAGIC
@@ -33,7 +33,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def looking_at(path: Path) -> Iterator[None]:
+def looking_at(path: Place) -> Iterator[None]:
     """Turns the operating system's refusals into an `InputError` that says what to do."""
     try:
         yield
@@ -48,7 +48,7 @@ def looking_at(path: Path) -> Iterator[None]:
 class Inflated(io.RawIOBase):
     """What a gzip file holds, as a stream that raises `InputError` where it is damaged or a bomb."""
 
-    def __init__(self, raw: BinaryIO, path: Path) -> None:
+    def __init__(self, raw: BinaryIO, path: Place) -> None:
         self._raw, self._path, self._gzip, self._bytes = raw, path, gzip.GzipFile(fileobj=raw), 0
 
     def readable(self) -> bool:

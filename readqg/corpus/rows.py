@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow as pa
 from readqg.config import ImportSettings
 from readqg.corpus.files import Line, columns, read_judgment_lines, read_lines
 from readqg.errors import InputError
+from readqg.places import Place
 
 Kind = Literal["documents", "queries", "judgments"]
 SCHEMAS: dict[Kind, pa.Schema] = {
@@ -52,7 +52,7 @@ class RowReader:
     `read` gives (line, canonical row as a dict), or (line, None) with the reason in `line.reason`. Duplicates are refused: the
     first row of an id stays. `ids` holds the ids (for judgments, the pairs of ids) seen so far."""
 
-    def __init__(self, path: Path, kind: Kind, settings: ImportSettings) -> None:
+    def __init__(self, path: Place, kind: Kind, settings: ImportSettings) -> None:
         self.path, self.kind, self.settings = path, kind, settings
         self.notes = Notes()
         self.ids: dict[Any, int] = {}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 from readqg.corpus.files import SUFFIXES
 from readqg.corpus.opening import looking_at
 from readqg.corpus.rows import Kind
 from readqg.errors import InputError
+from readqg.places import Place, place_of
 from readqg.shards import open_input, sha256_file
 
 _STEMS: dict[Kind, str] = {"documents": "corpus", "queries": "queries"}
@@ -20,7 +20,7 @@ class Source:
     """One kind of rows: a raw file, or a finished folder of parts."""
 
     kind: Kind
-    path: Path
+    path: Place
     imported: bool
 
     def fingerprint(self) -> str:
@@ -29,17 +29,17 @@ class Source:
             return open_input(self.path).fingerprint if self.imported else sha256_file(self.path)
 
 
-def locate(path: str | Path, kind: Kind, split: str = "test") -> Source:
+def locate(path: str | Place, kind: Kind, split: str = "test") -> Source:
     """Where the rows of `kind` lie: `path` itself (a file, an imported folder), or within it (a BEIR folder, the output of
     `readqg import`).
 
     Raises `InputError` that says what was looked for."""
-    path = Path(path)
+    path = place_of(path)
     with looking_at(path):
         return _locate(path, kind, split)
 
 
-def _locate(path: Path, kind: Kind, split: str) -> Source:
+def _locate(path: Place, kind: Kind, split: str) -> Source:
     if (path / "_config.json").exists():
         return Source(kind, path, True)
     if (path / kind / "_config.json").exists():
@@ -54,11 +54,11 @@ def _locate(path: Path, kind: Kind, split: str) -> Source:
     return Source(kind, found, False)
 
 
-def import_sources(path: str | Path, kind: str, split: str) -> list[Source]:
+def import_sources(path: str | Place, kind: str, split: str) -> list[Source]:
     """The raw files that an import reads: documents first, then queries and judgments where they are there.
 
     Raises `InputError` where there is nothing known, or where there are judgments but none of `split`."""
-    path = Path(path)
+    path = place_of(path)
     if kind != "auto":
         return [locate(path, cast(Kind, kind), split)]
     if not path.is_dir():
@@ -73,7 +73,7 @@ def import_sources(path: str | Path, kind: str, split: str) -> list[Source]:
     return [documents, *found]
 
 
-def _beir_file(path: Path, kind: Kind, split: str) -> Path | None:
+def _beir_file(path: Place, kind: Kind, split: str) -> Place | None:
     return next((path / name for name in _looked_for(kind, split) if (path / name).is_file()), None)
 
 
@@ -83,7 +83,7 @@ def _looked_for(kind: Kind, split: str) -> list[str]:
     return [f"{_STEMS[kind]}{suffix}{gz}" for suffix in SUFFIXES for gz in ("", ".gz")]
 
 
-def _guess(path: Path) -> Kind:
+def _guess(path: Place) -> Kind:
     """What a single file holds, by its name."""
     name = path.name.lower()
     if name.startswith("qrels") or path.parent.name == "qrels" or ".qrel" in name:
@@ -91,6 +91,6 @@ def _guess(path: Path) -> Kind:
     return "queries" if name.startswith(("queries", "topics")) else "documents"
 
 
-def _listing(path: Path) -> str:
+def _listing(path: Place) -> str:
     names = sorted(p.name for p in path.iterdir())
     return (", ".join(names[:8]) + (", ..." if len(names) > 8 else "")) or "nothing"

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 # Ray reads these when it is imported: no usage reports, no notices meant for other programs.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -22,6 +21,7 @@ from readqg.config import Compute
 from readqg.engine import access
 from readqg.engine.shared import check_shared
 from readqg.errors import ConfigError, ReadQGError, RunError
+from readqg.places import Place
 from readqg.stopping import keeping_handlers
 
 log = logging.getLogger("readqg")
@@ -31,7 +31,7 @@ _STARTS = 5
 
 
 @contextmanager
-def connect(compute: Compute, out: Path | None = None) -> Iterator[None]:
+def connect(compute: Compute, out: Place | None = None) -> Iterator[None]:
     """A Ray to work on, whose nodes all see the folder `out`. A connection that is open already is used and left open; a local
     Ray started here ends here.
 
@@ -63,7 +63,7 @@ def connect(compute: Compute, out: Path | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _look(out: Path | None) -> None:
+def _look(out: Place | None) -> None:
     if out is not None:
         check_shared(out)
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from pathlib import Path
 
 from readqg.errors import ConfigError
+from readqg.places import Place, StorePath
 
 import ray  # isort: skip
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # isort: skip
@@ -19,9 +19,11 @@ log = logging.getLogger("readqg")
 _WAIT_S = 90.0
 
 
-def check_shared(folder: Path) -> None:
+def check_shared(folder: Place) -> None:
     """Raises `ConfigError` where a node does not see what has just been written to `folder`. Nodes that come later, and those
     that do not answer in time, are not looked at."""
+    if isinstance(folder, StorePath):  # one and the same from everywhere
+        return
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     if len(nodes) < 2:
         return
@@ -52,7 +54,7 @@ def _answer(reference: ray.ObjectRef) -> str | None:
         return None
 
 
-def _seen(folder: Path) -> str:
+def _seen(folder: Place) -> str:
     """A hash of the folder's `_config.json`, which its driver has written; "" where it is not there."""
     file = folder / "_config.json"
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""

@@ -37,9 +37,9 @@ def run(stage: TrainStage, config: Any) -> dict[str, Any]:
     Raises `RunError` where training collapses or its worker dies more than a few times, `ConfigError` where a checkpoint was made
     with other workers or in another precision than it would now be used in."""
     folder = OutputFolder.begin(config.out, stage.name, identity(config), stage.inputs(), stage.models())
-    state = folder.path / _STATE
+    state = folder.local / _STATE
     if folder.done:
-        log.info("%s: %s is complete", stage.name, folder.path)
+        log.info("%s: %s is complete", stage.name, folder.local)
         shutil.rmtree(state, ignore_errors=True)
         return folder.success()
     tracking.check(config.train.trackers)
@@ -50,13 +50,13 @@ def run(stage: TrainStage, config: Any) -> dict[str, Any]:
         train=config.train,
         compute=config.compute,
         log=str((state / "log.jsonl").resolve()),
-        tracked=str(folder.path.resolve()),
+        tracked=str(folder.local.resolve()),
         made=str(made.resolve()),
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         gradient_clip=config.gradient_clip,
     )
-    with cluster.connect(config.compute, folder.path), progress(stage, state / "log.jsonl"):
+    with cluster.connect(config.compute, folder.local), progress(stage, state / "log.jsonl"):
         _fit(stage, job, folder, config.compute, config.train)
     success = folder.commit_files(made, {"steps": stage.steps})
     shutil.rmtree(state, ignore_errors=True)
@@ -91,7 +91,7 @@ def _fit(stage: TrainStage, job: Job, folder: OutputFolder, compute: Compute, tr
             num_workers=number, use_gpu=gpu, resources_per_worker=resources
         ),
         run_config=ray.train.RunConfig(
-            storage_path=str(folder.path.resolve()),
+            storage_path=str(folder.local.resolve()),
             name=_STATE,
             failure_config=ray.train.FailureConfig(max_failures=_MAX_FAILURES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=train.keep_checkpoints),
@@ -108,9 +108,10 @@ def _fit(stage: TrainStage, job: Job, folder: OutputFolder, compute: Compute, tr
         raise RunError(
             f"{stage.name}: training failed: {causes[0]}. The same command goes on from the last checkpoint."
         ) from error
-    last = read_log(folder.path / _STATE / "log.jsonl")[-1:]
+    last = read_log(folder.local / _STATE / "log.jsonl")[-1:]
     if last and "collapsed" in last[0]:
         raise RunError(
             f"{stage.name}: training collapsed at step {last[0]['step']}: {last[0]['collapsed']}. "
-            f"Lower --learning-rate, or set --gradient-clip 1, and give another --out (the state of this one is in {folder.path / _STATE})."
+            "Lower --learning-rate, or set --gradient-clip 1, and give another --out (the state of this one is in "
+            f"{folder.local / _STATE})."
         )

@@ -17,7 +17,8 @@ from typing import Any
 
 from readqg.config import TuneSettings, identity
 from readqg.engine import cluster
-from readqg.errors import RunError
+from readqg.errors import ConfigError, RunError
+from readqg.places import is_store
 from readqg.progress import Progress
 from readqg.shards import OutputFolder, write_whole
 from readqg.stage import ShardResult
@@ -38,9 +39,11 @@ _FIRST_LINE_CHARS = 300
 def search(search: Search, config: Any) -> dict[str, Any]:
     """Search into `config.out`; returns what `_SUCCESS` says, and the winner. The same call goes on where one was killed.
 
-    Raises `RunError` where no trial finished; more hours or trials, or another `rungs`, may help."""
+    Raises `RunError` where no trial finished; more hours or trials, or another `rungs`, may help; `ConfigError` for a store."""
+    if is_store(config.out):
+        raise ConfigError(f"--out {config.out}: the trials of a search work in files, so it needs a path. Inputs may lie in a store.")
     folder = OutputFolder.begin(config.out, search.name, identity(config), search.inputs(), search.models())
-    root = folder.path / _TRIALS
+    root = folder.local / _TRIALS
     if not folder.done:
         _search(search, config, folder)
         found = [t for t in trials(root) if t.status != "begun"]
@@ -49,25 +52,25 @@ def search(search: Search, config: Any) -> dict[str, Any]:
             raise RunError(f"{search.name}: no trial of {len(found)} finished: {first}. Their folders are in {root}.")
         result = ShardResult(table.table(found, search.space), len(found), sum(t.status == "failed" for t in found), 0)
         folder.commit(0, 1, result)
-        write_whole(folder.path / "_table.html", table.html(search, found))
+        write_whole(folder.local / "_table.html", table.html(search, found))
         folder.finish(1)
-    winner = table.write_winner(folder.path / "_best.yaml", search, trials(root))
+    winner = table.write_winner(folder.local / "_best.yaml", search, trials(root))
     assert winner is not None
-    return {**folder.success(), "winner": winner.values, "score": winner.score, "config_file": str(folder.path / "_best.yaml"),
-            "table": str(folder.path / "_table.html")}
+    return {**folder.success(), "winner": winner.values, "score": winner.score, "config_file": str(folder.local / "_best.yaml"),
+            "table": str(folder.local / "_table.html")}
 
 
 def _search(search: Search, config: TuneSettings, folder: OutputFolder) -> None:
-    root = folder.path / _TRIALS
+    root = folder.local / _TRIALS
     root.mkdir(exist_ok=True)
     done = [t for t in trials(root) if t.status != "begun"]
     left = config.trials - len(done)
     seconds = None if config.hours is None else config.hours * 3600 - sum(t.seconds for t in done) / config.compute.workers
     if left <= 0 or (seconds is not None and seconds <= 0):
         return
-    with cluster.connect(config.compute, folder.path), Progress(search.name, config.trials, "trials", len(done)) as progress:
+    with cluster.connect(config.compute, folder.local), Progress(search.name, config.trials, "trials", len(done)) as progress:
         resources = _resources(config)
-        _prepare(search, folder.path, resources)
+        _prepare(search, folder.local, resources)
         begun = [t.values for t in trials(root) if t.status == "begun"]
         state = folder.tmp / "tune"
         state.mkdir(mode=0o700, parents=True)

@@ -13,9 +13,9 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from readqg.places import Place
 from readqg.shards import OutputFolder
 from readqg.shards.attempts import process_start, under_way
 
@@ -43,7 +43,7 @@ def watched(folder: OutputFolder, stall_s: float) -> Iterator[None]:
 
 def _watch(folder: OutputFolder, stall_s: float, stop: threading.Event) -> None:
     # The clock of the file system may be another's: what counts is when a change was seen here.
-    seen: dict[Path, tuple[float, float]] = {}
+    seen: dict[Place, tuple[float, float]] = {}
     while not stop.wait(min(stall_s / 4, _MOST_BETWEEN_LOOKS_S)):
         tries = under_way(folder.path, folder.run_id)
         seen = {path: seen[path] if path in seen and seen[path][0] == facts["changed"] else (facts["changed"], time.monotonic())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from readqg.batching import run_batches
 from readqg.config import QualityConfig
 from readqg.corpus import Documents, document_text
 from readqg.errors import ModelError
+from readqg.places import Place, place_of
 from readqg.shards import open_input
 from readqg.stage import ShardStage
 
@@ -131,15 +131,15 @@ class EmbedStage(ShardStage):
         return {"halvings": self._encoder.last_halvings}
 
 
-def embeddings_folder(out: str | Path) -> Path:
+def embeddings_folder(out: str | Place) -> Place:
     """Where the corpus' vectors lie, beside the quality rows they serve."""
-    return Path(out) / _FOLDER
+    return place_of(out) / _FOLDER
 
 
 class EmbeddedCorpus:
     """The vectors of a whole corpus in memory (4 bytes x H a document)."""
 
-    def __init__(self, folder: Path, dimension: int) -> None:
+    def __init__(self, folder: Place, dimension: int) -> None:
         column = open_input(folder, ("doc_id", "embedding")).read(columns=["embedding"])["embedding"].combine_chunks()
         self._there = column.is_valid().to_numpy(zero_copy_only=False)
         self._vectors = np.zeros((len(column), dimension), dtype=np.float32)

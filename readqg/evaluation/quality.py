@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,7 +94,7 @@ class QualityStage(ShardStage):
     def __init__(self, config: QualityConfig) -> None:
         """Opens the inputs. Raises `InputError` where one cannot be read, `ModelError` for a model that is not there."""
         self.config = config
-        self.queries = open_input(Path(config.queries).absolute(), _COLUMNS)
+        self.queries = open_input(config.queries, _COLUMNS)
         self.documents = Documents.open(config.documents)
         self._embeddings = embeddings_folder(config.out).absolute()
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from readqg import models
 from readqg.errors import ModelError
+from readqg.places import Place, place_of
 from readqg.shards import open_input, read_json
 
 _MEANS = ("distinct", "diversity", "rel_plus", "rel_minus", "delta", "control")
@@ -20,7 +21,7 @@ _TEXTS = ("query_plus", "query_minus")
 SELF_JUDGED = "self-judged"
 
 
-def summarise_quality(folder: str | Path, roles: Mapping[str, str] | None = None, judge: str | None = None) -> dict[str, Any]:
+def summarise_quality(folder: str | Place, roles: Mapping[str, str] | None = None, judge: str | None = None) -> dict[str, Any]:
     """Means over the documents of a quality folder, each with the count of documents it is over (mean None where there is none).
 
     Ranks: mean reciprocal rank, and shares at 1 and within 10. `query_plus`, `query_minus`: the share of the corpus' first
@@ -37,7 +38,7 @@ def summarise_quality(folder: str | Path, roles: Mapping[str, str] | None = None
     for name in _TEXTS:
         texts = table[name].drop_null().to_pylist()
         summary[name] = {"distinct": len(set(texts)) / len(texts) if texts else None, "count": len(texts)}
-    summary["self_judged"] = _self_judged(Path(folder), roles or {}, judge)
+    summary["self_judged"] = _self_judged(place_of(folder), roles or {}, judge)
     summary["label"] = SELF_JUDGED if summary["self_judged"] else None
     return summary
 
@@ -48,7 +49,7 @@ def _facts(table: pa.Table, name: str, **measures: Any) -> dict[str, float | int
     return {**facts, "count": len(values)}
 
 
-def _self_judged(folder: Path, roles: Mapping[str, str], judge: str | None) -> list[str]:
+def _self_judged(folder: Place, roles: Mapping[str, str], judge: str | None) -> list[str]:
     """By name too: one model is about in several packagings (the hub's, a quantised one) with weights a little apart."""
     weights = read_json(folder / "_config.json")["models"]["judge"]
     return [role for role, name in roles.items() if (judge and _plain(name) == _plain(judge)) or _fingerprint(name) == weights]

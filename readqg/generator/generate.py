@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import pyarrow as pa
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -12,10 +11,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from readqg import models, sample, shards
 from readqg.config import GenerateConfig
 from readqg.corpus import Documents, document_text, subset
+from readqg.fetching import local_folder
 from readqg.generator.backbone import Backbone
 from readqg.generator.decoding import Query, QueryWriter
 from readqg.generator.model import Generator
 from readqg.generator.prompts import SoftPrompt
+from readqg.places import place_of
 from readqg.stage import ShardStage
 
 QUERIES = pa.schema([
@@ -38,7 +39,7 @@ class GenerateStage(ShardStage):
     def __init__(self, config: GenerateConfig) -> None:
         self.config = config
         self.folder = shards.open_input(config.documents, _DOCUMENTS)
-        self.prompts = str(Path(config.prompts or sample.prompts_folder()).absolute())
+        self.prompts = str(place_of(config.prompts or sample.prompts_folder()).absolute())
         prompts = SoftPrompt.load(self.prompts)
         self.backbone = config.backbone or prompts.facts.base_model
         prompts.check_fits(Backbone.load(self.backbone, device="meta"))
@@ -52,7 +53,7 @@ class GenerateStage(ShardStage):
         return {"documents": self.folder.fingerprint}
 
     def models(self) -> dict[str, str]:
-        files = sorted(Path(self.prompts).glob("prompts.*"))
+        files = sorted(local_folder(self.prompts).glob("prompts.*"))
         return {
             "backbone": models.fingerprint(self.backbone),
             "prompts": shards.fingerprint({file.name: shards.sha256_file(file) for file in files}),

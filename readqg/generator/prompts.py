@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from readqg import shards
 from readqg.config import GeneratorSettings
 from readqg.errors import ModelError
+from readqg.fetching import local_folder
 from readqg.generator.backbone import Backbone
 
 logger = logging.getLogger("readqg")
@@ -115,7 +116,7 @@ class SoftPrompt(nn.Module):
     @classmethod
     def load(cls, folder: str | Path) -> SoftPrompt:
         """Read prompts. Raises `ModelError` where the folder holds none, or its files are damaged or do not agree."""
-        folder = Path(folder)
+        folder = local_folder(folder)
         facts = read_facts(folder)
         try:
             tensors = load_file(folder / _TENSORS)
@@ -165,7 +166,7 @@ class SoftPrompt(nn.Module):
 
 def read_facts(folder: str | Path) -> PromptFacts:
     """What a prompts folder says of itself, without its tensors. Raises `ModelError` where there is nothing to read."""
-    path = Path(folder) / _FACTS
+    path = local_folder(folder) / _FACTS
     if not path.is_file():
         raise ModelError(f"{folder} holds no prompts ({_FACTS} is not there). Give a folder made by `readqg train-generator`.")
     try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from readqg.corpus.files import file_format, opened, read_lines
 from readqg.errors import InputError
+from readqg.places import Place, place_of
 from readqg.runs import read_run
 from readqg.shards import open_input, sha256_file
 
@@ -21,12 +21,12 @@ PAIRS = pa.schema([("query_id", pa.string()), ("doc_id", pa.string())])
 
 def candidates_fingerprint(path: str) -> str:
     """Identifies the content. Raises `InputError` where there is no such file or finished folder."""
-    if Path(path).is_dir():
+    if place_of(path).is_dir():
         return open_input(path, ("query_id", "doc_id")).fingerprint
-    if not Path(path).is_file():
+    if not place_of(path).is_file():
         raise InputError(f"{path}: no such file or folder. Give candidates as a TREC run, a run folder, or JSON lines "
                          'of {"query_id": ..., "doc_ids": [...]}.')
-    return sha256_file(Path(path))
+    return sha256_file(place_of(path))
 
 
 @lru_cache(maxsize=1)
@@ -35,8 +35,8 @@ def read_candidates(path: str, fingerprint: str) -> pa.Table:
     run, or JSON lines, each of the two gzipped or not. Kept for the shards to come in this process.
 
     Raises `InputError` naming file and line for what cannot be read, and where there is no pair."""
-    if not Path(path).is_dir() and _is_json(Path(path)):
-        lists = _json_lists(Path(path))
+    if not place_of(path).is_dir() and _is_json(place_of(path)):
+        lists = _json_lists(place_of(path))
     else:
         lists = {query_id: dict.fromkeys(scores) for query_id, scores in read_run(path).items()}
     query_ids = [query_id for query_id, doc_ids in lists.items() for _ in doc_ids]
@@ -45,7 +45,7 @@ def read_candidates(path: str, fingerprint: str) -> pa.Table:
     return pa.table([query_ids, [doc_id for doc_ids in lists.values() for doc_id in doc_ids]], PAIRS)
 
 
-def _is_json(path: Path) -> bool:
+def _is_json(path: Place) -> bool:
     with opened(path) as file:
         is_json = file.read(1 << 10).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
     if is_json and file_format(path) not in (".jsonl", ".ndjson"):
@@ -53,7 +53,7 @@ def _is_json(path: Path) -> bool:
     return is_json
 
 
-def _json_lists(path: Path) -> dict[str, dict[str, None]]:
+def _json_lists(path: Place) -> dict[str, dict[str, None]]:
     lists: dict[str, dict[str, None]] = {}
     repeated = 0
     for line in read_lines(path):

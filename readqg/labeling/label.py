@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ from readqg.config import LabelConfig
 from readqg.crossencoder import CrossEncoderScorer, EncodedPairs, PairTokenizer
 from readqg.labeling.candidates import candidates_fingerprint, read_candidates
 from readqg.labeling.texts import Texts
+from readqg.places import place_of
 from readqg.stage import ShardStage
 
 
@@ -28,7 +28,7 @@ class LabelStage(ShardStage):
 
     def __init__(self, config: LabelConfig) -> None:
         self.config = config
-        self.candidates = str(Path(config.candidates).absolute())
+        self.candidates = str(place_of(config.candidates).absolute())
         self.texts = Texts(config.queries, config.documents)
         self._inputs = {"candidates": candidates_fingerprint(self.candidates), **self.texts.fingerprints}
         self._total = -(-self._pairs().num_rows // config.shard_rows)

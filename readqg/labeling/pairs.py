@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -16,6 +15,7 @@ from readqg.labeling.partition import PartitionStage, check_known
 from readqg.labeling.rules import REASONS, choose
 from readqg.labeling.scores import SCORES, ScoreSet, check_scores, open_scores
 from readqg.labeling.texts import Texts
+from readqg.places import Place, place_of, readable
 from readqg.shards import OutputFolder, open_input
 from readqg.stage import ShardStage
 
@@ -40,7 +40,7 @@ class PairsStage(ShardStage):
     def __init__(self, config: PairsConfig, scores: ScoreSet, texts: Texts) -> None:
         self.config = config
         self.texts = texts
-        self.partitioned = (Path(config.out) / PARTITIONED).absolute()
+        self.partitioned = (place_of(config.out) / PARTITIONED).absolute()
         self._inputs = {"scores": scores.fingerprint, **texts.fingerprints}
         self._counts: dict[str, int] = {}
 
@@ -54,7 +54,7 @@ class PairsStage(ShardStage):
     def read(self, index: int) -> pa.Table:
         """(doc_id, scored: list of {query_id, score}, duplicates), a row a passage; a pair scored twice keeps its highest."""
         parts = open_input(self.partitioned).parts
-        groups = [pq.ParquetFile(p, page_checksum_verification=True).read_row_group(index, columns=SCORES.names) for p in parts]
+        groups = [pq.ParquetFile(readable(p), page_checksum_verification=True).read_row_group(index, columns=SCORES.names) for p in parts]
         rows = pl.DataFrame(pl.from_arrow(pa.concat_tables(groups)))
         pairs = rows.group_by("doc_id", "query_id").agg(pl.col("score").max(), times=pl.len()).sort("doc_id", "query_id")
         passages = pairs.group_by("doc_id", maintain_order=True).agg(
@@ -93,10 +93,10 @@ def make_pairs(config: PairsConfig, run: Callable[[ShardStage, OutputFolder], An
     `run(stage, folder)` runs a shard stage into a folder that was begun. Raises `InputError` for scores that cannot be used,
     `RunError` where too many of them name unknown texts, `FolderError` where `config.out` was begun with something else."""
     texts = Texts(config.queries, config.documents)
-    scores = open_scores(config.scores, Path(config.out), config.max_pickle_bytes)
+    scores = open_scores(config.scores, place_of(config.out), config.max_pickle_bytes)
     unscored = check_scores(scores)
     pairs, partition = PairsStage(config, scores, texts), PartitionStage(config, scores, texts)
-    out = _begin(pairs, config, Path(config.out))
+    out = _begin(pairs, config, place_of(config.out))
     partitioned = _begin(partition, config, pairs.partitioned)
     run(partition, partitioned)
     check_known(partition, open_input(partitioned.path).success["counts"], unscored)
@@ -104,14 +104,14 @@ def make_pairs(config: PairsConfig, run: Callable[[ShardStage, OutputFolder], An
     return pairs_summary(out.path)
 
 
-def _begin(stage: PairsStage | PartitionStage, config: PairsConfig, path: Path) -> OutputFolder:
+def _begin(stage: PairsStage | PartitionStage, config: PairsConfig, path: Place) -> OutputFolder:
     return OutputFolder.begin(path, stage.name, identity(config), stage.inputs(), stage.models())
 
 
-def pairs_summary(out: str | Path) -> dict[str, Any]:
+def pairs_summary(out: str | Place) -> dict[str, Any]:
     """What became of the scores, of a finished pairs folder: scored pairs, those left out as unscored or unknown, duplicates;
     passages, those kept, and those dropped by reason."""
-    read, made = (Counter(open_input(folder).success["counts"]) for folder in (Path(out) / PARTITIONED, Path(out)))
+    read, made = (Counter(open_input(folder).success["counts"]) for folder in (place_of(out) / PARTITIONED, place_of(out)))
     return {
         "scored_pairs": read["inputs"] - read["unscored"],
         **{name: read[name] for name in ("unscored", "unknown_passage", "unknown_query")},

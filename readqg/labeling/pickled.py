@@ -9,11 +9,8 @@ take a tenth of that and 20 GB).
 
 from __future__ import annotations
 
-import os
 import pickletools
-import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
@@ -22,7 +19,8 @@ import pyarrow.parquet as pq
 
 from readqg.corpus.files import opened
 from readqg.errors import InputError
-from readqg.shards import explained
+from readqg.places import Place
+from readqg.shards import appearing, explained
 
 _VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "SHORT_BINUNICODE", "BINUNICODE"}
 _IDLE = {"PROTO", "FRAME"}
@@ -53,22 +51,19 @@ def read_pickled_scores(file: BinaryIO, max_bytes: int) -> Iterator[tuple[int | 
         raise InputError(f"no sound pickle of scores, at byte {source.seen:,}: {error}. Fetch or make it again.") from None
 
 
-def pickle_to_parquet(path: Path, out: Path, max_bytes: int, rows_a_group: int) -> None:
+def pickle_to_parquet(path: Place, out: Place, max_bytes: int, rows_a_group: int) -> None:
     """Write a pickle's scores, gzipped or not, to the Parquet file `out` (query_id, doc_id: string, score: float32), which
     appears whole or not at all. Raises `InputError` as `read_pickled_scores` does, `FolderError` where it cannot be written."""
     schema = pa.schema([("query_id", pa.string()), ("doc_id", pa.string()), ("score", pa.float32())])
-    part = out.with_name(f"{out.name}.{uuid.uuid4().hex[:8]}")
-    with explained(f"writing {out}"):
+    with explained(f"making {out.parent}"):
         out.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(out) as part:
         try:
             with opened(path) as file, pq.ParquetWriter(part, schema, compression="zstd", write_page_checksum=True) as writer:
                 for columns in _columns(read_pickled_scores(file, max_bytes), rows_a_group):
                     writer.write_table(pa.table(columns, schema))
-            os.replace(part, out)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def _columns(queries: Iterator[tuple[int | str, Scores]], rows: int) -> Iterator[list[list[Any]]]:

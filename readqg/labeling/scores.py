@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from readqg.corpus.files import opened
 from readqg.errors import InputError
 from readqg.labeling.pickled import pickle_to_parquet
+from readqg.places import Place, place_of, readable
 from readqg.shards import open_input, sha256_file
 
 log = logging.getLogger("readqg")
@@ -29,7 +29,7 @@ class ScoreSet:
     """Scored pairs in Parquet files; rows are numbered through the files in order. Small and picklable."""
 
     name: str
-    files: tuple[Path, ...]
+    files: tuple[Place, ...]
     rows_of: tuple[int, ...]
 
     fingerprint: str
@@ -49,12 +49,12 @@ class ScoreSet:
         return pa.concat_tables(tables)
 
 
-def open_scores(path: str | Path, converted: Path, max_pickle_bytes: int) -> ScoreSet:
+def open_scores(path: str | Place, converted: Place, max_pickle_bytes: int) -> ScoreSet:
     """Open a scores folder, a Parquet file with the columns query_id, doc_id, score, or a pickle, gzipped or not, of
     {query_id: {doc_id: score}}. A pickle is written as Parquet into the folder `converted` first, once.
 
     Raises `InputError` where it is absent, of no such kind, lacks a column, or holds no row."""
-    path, converted = Path(path).absolute(), converted.absolute()
+    path, converted = place_of(path).absolute(), converted.absolute()
     if path.is_dir():
         folder = open_input(path, tuple(SCORES.names))
         files, fingerprint = tuple(folder.parts), folder.fingerprint
@@ -73,7 +73,7 @@ def open_scores(path: str | Path, converted: Path, max_pickle_bytes: int) -> Sco
     return ScoreSet(str(path), files, tuple(rows_of), fingerprint)
 
 
-def _is_parquet(path: Path) -> bool:
+def _is_parquet(path: Place) -> bool:
     """True for Parquet, false for what may be a pickle, by the first bytes; the name says nothing."""
     with opened(path) as file:
         start = file.read(4)
@@ -83,9 +83,9 @@ def _is_parquet(path: Path) -> bool:
     return start == b"PAR1"
 
 
-def _rows_of(file: Path) -> int:
+def _rows_of(file: Place) -> int:
     try:
-        parquet = pq.read_metadata(file)
+        parquet = pq.read_metadata(readable(file))
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{file} cannot be read as Parquet: {error}. Fetch or make it again.") from None
     schema = parquet.schema.to_arrow_schema()
@@ -107,7 +107,7 @@ def check_scores(scores: ScoreSet) -> int:
     nulls, low, high = 0, float("inf"), float("-inf")
     for file in scores.files:
         score = pl.col("score").cast(pl.Float32)
-        facts = pl.scan_parquet(file).select(
+        facts = pl.scan_parquet(readable(file)).select(
             nulls=score.null_count(), low=score.min(), high=score.max(), bad=(~score.is_finite()).sum(),
             no_id=(pl.col("query_id").is_null() | pl.col("doc_id").is_null()).sum(),
         ).collect().row(0, named=True)
@@ -128,8 +128,8 @@ def _or(value: float | None, other: float) -> float:
     return other if value is None else value
 
 
-def _first_bad_row(file: Path) -> str:
-    rows = pl.scan_parquet(file).select("query_id", "doc_id", "score").with_row_index("row")
+def _first_bad_row(file: Place) -> str:
+    rows = pl.scan_parquet(readable(file)).select("query_id", "doc_id", "score").with_row_index("row")
     score = pl.col("score").cast(pl.Float32)
     lacking = pl.col("query_id").is_null() | pl.col("doc_id").is_null()
     row = rows.filter(lacking | ~score.is_finite()).head(1).collect().row(0, named=True)
@@ -138,9 +138,9 @@ def _first_bad_row(file: Path) -> str:
             "mend or remove that row.")
 
 
-def _rows_of_file(file: Path, start: int, stop: int) -> Iterator[pa.Table]:
+def _rows_of_file(file: Place, start: int, stop: int) -> Iterator[pa.Table]:
     """Rows `start` to `stop` of one file, reading only the row groups that hold them."""
-    parquet, seen = pq.ParquetFile(file, page_checksum_verification=True), 0
+    parquet, seen = pq.ParquetFile(readable(file), page_checksum_verification=True), 0
     for group in range(parquet.num_row_groups):
         rows = parquet.metadata.row_group(group).num_rows
         low, high = max(start - seen, 0), min(stop - seen, rows)

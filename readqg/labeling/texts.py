@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
 import polars as pl
 
 from readqg.corpus import Documents, input_fingerprint, read_texts
+from readqg.places import place_of
 
 
 class Texts:
@@ -17,7 +17,7 @@ class Texts:
 
     def __init__(self, queries: str, documents: str) -> None:
         self.documents = Documents.open(documents)
-        self._queries = str(Path(queries).absolute())
+        self._queries = str(place_of(queries).absolute())
         self.fingerprints = {"queries": input_fingerprint(queries, "queries"), "documents": self.documents.fingerprint}
         """Of the content of both."""
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from transformers import PreTrainedTokenizerBase
 
 from readqg.config import TrainRerankerConfig
+from readqg.places import place_of
 from readqg.reranker.selection import Verdict
 
 LOG_FILE = "training_log.jsonl"
@@ -42,5 +43,5 @@ def write_documents(
 def model_card(config: TrainRerankerConfig, verdict: Verdict, counts: Mapping[str, int], steps: int) -> str:
     """The card, in Markdown with the hub's front matter."""
     environment = Environment(loader=PackageLoader("readqg.reranker", "."), undefined=StrictUndefined, keep_trailing_newline=True)
-    base_model = None if Path(config.start).exists() else config.start  # the hub knows names, not folders
+    base_model = None if place_of(config.start).exists() else config.start  # the hub knows names, not folders
     return environment.get_template("card.md.j2").render(c=config, v=verdict, counts=counts, steps=steps, base_model=base_model)

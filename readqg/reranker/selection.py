@@ -19,6 +19,7 @@ import numpy as np
 
 from readqg.corpus import Documents
 from readqg.errors import InputError
+from readqg.places import Place, place_of
 from readqg.retrieval import bm25_run
 from readqg.runs import ranked
 from readqg.shards import stable_hash
@@ -126,9 +127,9 @@ class Verdict:
         (folder / GUARD_FILE).write_text(json.dumps({**asdict(self), "start": start}, indent=1) + "\n")
 
 
-def read_verdict(folder: str | Path) -> tuple[Verdict, str]:
+def read_verdict(folder: str | Place) -> tuple[Verdict, str]:
     """The verdict of a re-ranker's folder, and the start's name. Raises `InputError` where the folder has none."""
-    path = Path(folder) / GUARD_FILE
+    path = place_of(folder) / GUARD_FILE
     try:
         content = json.loads(path.read_text())
         start = content.pop("start")
@@ -137,7 +138,7 @@ def read_verdict(folder: str | Path) -> tuple[Verdict, str]:
         raise InputError(f"{path} cannot be read ({error}). Give a folder that `readqg train-reranker` made.") from error
 
 
-def announce(folder: str | Path) -> dict[str, Any]:
+def announce(folder: str | Place) -> dict[str, Any]:
     """Say which model to use, as a warning where it is not the trained one; returns what `guard.json` holds."""
     verdict, start = read_verdict(folder)
     level = logging.INFO if verdict.use == "tuned" else logging.WARNING

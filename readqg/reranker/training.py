@@ -70,8 +70,7 @@ class RerankerTraining(TrainStage):
         self.config = config
         self.seed = config.seed
         self.queries = open_input(config.queries, QUERY_COLUMNS)
-        # Workers may run in another working directory.
-        self.documents = Documents.open(Path(config.documents).absolute())
+        self.documents = Documents.open(config.documents)
         self._start = str(Path(config.start).absolute()) if Path(config.start).is_dir() else config.start
         self._models = {"start": models.fingerprint(config.start)}
         examples, self.counts = read_examples(self.queries, with_negatives=config.w_mr > 0)

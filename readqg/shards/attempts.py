@@ -11,25 +11,30 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from readqg.places import Place, StorePath, create
 from readqg.shards.files import explained, write_whole
 
 WHOLE = -1
 """Noted in place of a row: every row has been done alone, and now the shard is done whole."""
+
+_BETWEEN_SIGNS_S = 5.0  # in a store a sign of life is a request
 
 
 @dataclass
 class Attempt:
     """A try under way. `deaths`: what earlier tries of the shard left that killed their worker, oldest first."""
 
-    path: Path
+    path: Place
     facts: dict[str, Any]
     deaths: list[dict[str, Any]]
+    _signed: float = field(default_factory=time.monotonic)
 
     def note(self, row: int) -> None:
         """`row` (0-based in the shard, or `WHOLE`) is in hand now."""
@@ -38,12 +43,17 @@ class Attempt:
 
     def alive(self) -> None:
         """There is progress: the file is as new as now."""
+        if isinstance(self.path, StorePath):
+            if time.monotonic() - self._signed > _BETWEEN_SIGNS_S:
+                self._signed = time.monotonic()
+                write_whole(self.path, json.dumps(self.facts))
+            return
         with suppress(FileNotFoundError):
             os.utime(self.path)
 
 
 @contextmanager
-def attempt(out: Path, run_id: str, what: int | str, where: dict[str, Any] | None = None) -> Iterator[Attempt]:
+def attempt(out: Place, run_id: str, what: int | str, where: dict[str, Any] | None = None) -> Iterator[Attempt]:
     """A try under way in this process, for the driver run `run_id`: of shard number `what`, or of what is so named. `where` is
     kept in its file. Raises `FolderError` where the file cannot be written."""
     folder = out / "_attempts"
@@ -62,16 +72,16 @@ def attempt(out: Path, run_id: str, what: int | str, where: dict[str, Any] | Non
         path.unlink(missing_ok=True)
 
 
-def clear_attempts(out: Path, what: int | str) -> None:
+def clear_attempts(out: Place, what: int | str) -> None:
     """Forget the tries of what is done."""
     for path in (out / "_attempts").glob(f"{_name(what)}.*"):
         path.unlink(missing_ok=True)
 
 
-def under_way(out: Path, run_id: str) -> dict[Path, dict[str, Any]]:
+def under_way(out: Place, run_id: str) -> dict[Place, dict[str, Any]]:
     """The tries of shards of a driver run that have neither ended nor been found dead, each with when its file last changed, in
     `changed` (seconds on the file system's clock)."""
-    found = {}
+    found: dict[Place, dict[str, Any]] = {}
     for path in (out / "_attempts").glob("[0-9]*"):
         with suppress(FileNotFoundError, ValueError):
             facts = {"changed": path.stat().st_mtime, **json.loads(path.read_text())}
@@ -100,23 +110,17 @@ def _name(what: int | str) -> str:
     return f"{what:05d}" if isinstance(what, int) else what
 
 
-def _number(path: Path) -> int:
+def _number(path: Place) -> int:
     return int(path.suffix[1:])
 
 
-def _begun(folder: Path, name: str, number: int, facts: dict[str, Any]) -> Path:
-    while True:
-        path = folder / f"{name}.{number}"
-        try:
-            with path.open("x") as file:
-                file.write(json.dumps(facts))
-        except FileExistsError:  # another driver's try of the same shard
-            number += 1
-            continue
-        return path
+def _begun(folder: Place, name: str, number: int, facts: dict[str, Any]) -> Place:
+    while not create(path := folder / f"{name}.{number}", json.dumps(facts).encode()):
+        number += 1  # another driver's try of the same shard
+    return path
 
 
-def _death(path: Path, run_id: str) -> dict[str, Any] | None:
+def _death(path: Place, run_id: str) -> dict[str, Any] | None:
     """What a try left that killed its worker; one of this run is marked as such, for the runs to come."""
     try:
         facts: dict[str, Any] = json.loads(path.read_text())

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from readqg.errors import FolderError
+from readqg.places import Place, StorePath, readable
 
 FOOTER_KEY = b"readqg"
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: Place) -> str:
     """Hex sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -41,8 +43,13 @@ def part_name(index: int, total: int) -> str:
 
 
 @contextmanager
-def appearing(path: Path) -> Iterator[Path]:
+def appearing(path: Place) -> Iterator[Path]:
     """A name to write to; what is written appears under `path` whole, or not at all. Errors are `explained`."""
+    if isinstance(path, StorePath):
+        with explained(f"writing {path}"), tempfile.TemporaryDirectory(prefix="readqg-") as folder:
+            yield Path(folder) / path.name
+            path.upload(Path(folder) / path.name)
+        return
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with explained(f"writing {path}"):
         try:
@@ -52,8 +59,10 @@ def appearing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Place, text: str) -> None:
     """Write a small file so that a kill leaves the old one or the new one."""
+    if isinstance(path, StorePath):
+        return path.write_bytes(text.encode())
     with appearing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
@@ -73,10 +82,10 @@ def explained(action: str) -> Iterator[None]:
         ) from error
 
 
-def read_footer(path: Path) -> dict[str, Any]:
+def read_footer(path: Place) -> dict[str, Any]:
     """What a part's footer says of it. Raises `FolderError` for a file that is no part of ours or is damaged."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        metadata = pq.read_schema(readable(path)).metadata or {}
         footer: dict[str, Any] = json.loads(metadata[FOOTER_KEY])
     except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
         raise FolderError(
@@ -85,7 +94,7 @@ def read_footer(path: Path) -> dict[str, Any]:
     return footer
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Place) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:

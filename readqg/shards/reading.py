@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from readqg.errors import FolderError, InputError
+from readqg.places import Place, place_of, readable
 from readqg.shards.files import read_json, sha256_file
 
 
@@ -18,7 +18,7 @@ from readqg.shards.files import read_json, sha256_file
 class InputFolder:
     """A finished folder, opened for reading. Rows are numbered through its parts in order."""
 
-    path: Path
+    path: Place
     success: dict[str, Any]
 
     @property
@@ -31,12 +31,12 @@ class InputFolder:
         return int(self.success["counts"]["rows"])
 
     @property
-    def parts(self) -> list[Path]:
+    def parts(self) -> list[Place]:
         return [self.path / name for name in sorted(self.success["parts"])]
 
     @cached_property
     def schema(self) -> pa.Schema:
-        return pq.read_schema(self.parts[0]).remove_metadata()
+        return pq.read_schema(readable(self.parts[0])).remove_metadata()
 
     def read(self, start: int = 0, stop: int | None = None, columns: list[str] | None = None) -> pa.Table:
         """Rows `start` to `stop` (exclusive), checked against their page checksums."""
@@ -52,19 +52,19 @@ class InputFolder:
         return pa.concat_tables(tables) if tables else empty.select(columns) if columns else empty
 
 
-def _read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
+def _read_part(path: Place, columns: list[str] | None = None) -> pa.Table:
     try:
-        return pq.read_table(path, columns=columns, page_checksum_verification=True).replace_schema_metadata(None)
+        return pq.read_table(readable(path), columns=columns, page_checksum_verification=True).replace_schema_metadata(None)
     except (OSError, pa.ArrowInvalid) as error:
         again = "Delete that part and the folder's _SUCCESS, then give the command that made it again."
         raise FolderError(f"{path} cannot be read: {error}. {again}") from error
 
 
-def open_input(path: str | Path, columns: tuple[str, ...] = ()) -> InputFolder:
+def open_input(path: str | Place, columns: tuple[str, ...] = ()) -> InputFolder:
     """Open a finished folder of Parquet parts.
 
     Raises `InputError` where the folder is absent, has no `_SUCCESS`, misses a part, or lacks one of `columns`."""
-    path = Path(path).absolute()  # workers have other working directories
+    path = place_of(path).absolute()  # workers have other working directories
     if not path.is_dir():
         raise InputError(f"{path}: no such folder. Give the output folder of an earlier stage.")
     if not (path / "_SUCCESS").exists():
@@ -74,7 +74,8 @@ def open_input(path: str | Path, columns: tuple[str, ...] = ()) -> InputFolder:
     success = read_json(path / "_SUCCESS")
     if "parts" not in success:
         raise InputError(f"{path} holds a model, not rows.")
-    absent = [name for name in success["parts"] if not (path / name).exists()]
+    there = {p.name for p in path.glob("part-*.parquet")}
+    absent = [name for name in success["parts"] if name not in there]
     if absent:
         raise InputError(
             f"{path}: {len(absent)} of {len(success['parts'])} parts are gone, first {absent[0]}. "
@@ -89,9 +90,9 @@ def open_input(path: str | Path, columns: tuple[str, ...] = ()) -> InputFolder:
     return folder
 
 
-def verify(path: str | Path) -> list[str]:
+def verify(path: str | Place) -> list[str]:
     """What is wrong with a finished folder: every file compared with its sha256. An empty list: nothing."""
-    path = Path(path)
+    path = place_of(path)
     if not (path / "_SUCCESS").exists():
         return [f"{path}: no _SUCCESS"]
     success = read_json(path / "_SUCCESS")

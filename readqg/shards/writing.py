@@ -7,11 +7,13 @@ import logging
 import os
 import shutil
 import socket
+import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,14 +23,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from readqg.errors import FolderError, RunError
+from readqg.places import Place, StorePath, place_of, remove_folder
 from readqg.shards.attempts import clear_attempts
 from readqg.shards.files import FOOTER_KEY, explained, fingerprint, part_name, read_footer, read_json, sha256_file, write_whole
+from readqg.shards.once import appear_once, prove, sync
 from readqg.stage import ShardResult
 
 log = logging.getLogger("readqg")
 
 _STALE_TRY_S = 86_400.0
+_READERS = 8  # at once, of a store's parts
 _COUNTS = ("inputs", "rows", "errors", "nothing")
+_IDENTITY = ("stage", "input", "first", "last", "inputs")
 _VERSIONED = ("readqg", "torch", "transformers", "ray", "pyarrow")
 
 
@@ -36,7 +42,7 @@ _VERSIONED = ("readqg", "torch", "transformers", "ray", "pyarrow")
 class OutputFolder:
     """A folder being made. Picklable: workers commit through their own copy."""
 
-    path: Path
+    path: Place
     stage: str
     input_fingerprint: str
     run_id: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
@@ -44,7 +50,7 @@ class OutputFolder:
     @classmethod
     def begin(
         cls,
-        path: str | Path,
+        path: str | Place,
         stage: str,
         config: Mapping[str, Any],
         inputs: Mapping[str, str] | None = None,
@@ -53,14 +59,17 @@ class OutputFolder:
         """Begin or go on with a folder.
 
         `config` is `readqg.config.identity(...)`, `inputs` and `models` name -> fingerprint. Raises `FolderError` where the
-        folder was begun with something else (the difference is spelled out), holds other files, or may not be written."""
-        path = Path(path).absolute()  # workers have other working directories
+        folder was begun with something else (the difference is spelled out), holds other files, or may not be written, and for a
+        store that does not keep to conditional creates."""
+        path = place_of(path).absolute()  # workers have other working directories
         asked = json.loads(
             json.dumps(
                 {"stage": stage, "config": config, "inputs": inputs or {}, "models": models or {}}, default=list, sort_keys=True
             )
         )
         folder = cls(path, stage, fingerprint([asked["inputs"], asked["models"]]))
+        if isinstance(path, StorePath):
+            prove(path)
         with explained(f"making {path}"):
             path.mkdir(parents=True, exist_ok=True)
             if not (path / "_config.json").exists():
@@ -88,7 +97,15 @@ class OutputFolder:
 
     @property
     def tmp(self) -> Path:
-        return self.path / "_tmp" / self.run_id
+        """Where tries are made. A store has none: there they are made in a local temporary folder each."""
+        return self.local / "_tmp" / self.run_id
+
+    @property
+    def local(self) -> Path:
+        """The folder, which must be a path here."""
+        if isinstance(self.path, StorePath):
+            raise TypeError(f"{self.path} is no path")
+        return self.path
 
     def missing(self, total: int) -> list[int]:
         """Indices of the shards that are not there. Raises `FolderError` where parts of another total lie there."""
@@ -119,16 +136,14 @@ class OutputFolder:
         }
         schema = result.table.schema.with_metadata({FOOTER_KEY: json.dumps(footer, sort_keys=True).encode()})
         with explained(f"writing {self.path / name}"):
-            self.tmp.mkdir(parents=True, exist_ok=True)
-            try_path = self.tmp / f"{name}.{uuid.uuid4().hex[:8]}"
-            try:
+            with self._try(name) as try_path:
                 _write_table(
                     try_path, result.table.cast(schema.remove_metadata()).replace_schema_metadata(schema.metadata), row_groups
                 )
                 digest = sha256_file(try_path)
-                won = _link(try_path, self.path / name)
-            finally:
-                try_path.unlink(missing_ok=True)
+                won = appear_once(try_path, self.path / name)
+            if not won and isinstance(self.path, StorePath):
+                self._check_same(self.path / name, footer)
             if won:
                 metrics = {"sha256": digest, "seconds": round(seconds, 3), **counts, **result.counts, **result.metrics}
                 (self.path / "_metrics").mkdir(exist_ok=True)
@@ -141,7 +156,9 @@ class OutputFolder:
         absent = self.missing(total)
         if absent:
             raise FolderError(f"{self.path}: {len(absent)} of {total} shards are not there yet.")
-        parts = {part_name(i, total): self._part_facts(i, total) for i in range(total)}
+        names = [part_name(i, total) for i in range(total)]
+        with ThreadPoolExecutor(_READERS if isinstance(self.path, StorePath) else 1) as pool:
+            parts = dict(zip(names, pool.map(self._part_facts, names), strict=True))
         counts = Counter(dict.fromkeys(_COUNTS, 0))
         for facts in parts.values():
             counts.update({name: count for name, count in facts.items() if name != "sha256"})
@@ -172,44 +189,70 @@ class OutputFolder:
         """What `_SUCCESS` says."""
         return read_json(self.path / "_SUCCESS")
 
-    def commit_files(self, files: Path, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Make a folder of files (a model) the content of this one and write `_SUCCESS`, with `facts` in it."""
+    def commit_files(
+        self, files: Path, facts: Mapping[str, Any] | None = None, only: Collection[str] | None = None
+    ) -> dict[str, Any]:
+        """Make a folder of files (a model), or `only` those of it, the content of this one and write `_SUCCESS`, with `facts` in
+        it. Raises `FolderError` where a store holds another file under one of the names."""
         digests = {}
         with explained(f"writing {self.path}"):
             for file in sorted(p for p in files.rglob("*") if p.is_file()):
                 name = file.relative_to(files).as_posix()
+                if only is not None and name not in only:
+                    continue
                 digests[name] = sha256_file(file)
                 target = self.path / name
+                if isinstance(target, StorePath):
+                    _upload_once(file, target, digests[name])
+                    continue
                 target.parent.mkdir(parents=True, exist_ok=True)
                 file.chmod(0o644)  # libraries that write through a temporary file leave 0600
-                _sync(file)
+                sync(file)
                 os.replace(file, target)
         return self._succeed({"files": digests, "fingerprint": fingerprint(digests), "facts": dict(facts or {})})
 
-    def _part_facts(self, index: int, total: int) -> dict[str, Any]:
-        path = self.path / part_name(index, total)
+    def _part_facts(self, name: str) -> dict[str, Any]:
+        path = self.path / name
         footer = read_footer(path)
         if (footer["stage"], footer["input"]) != (self.stage, self.input_fingerprint):
-            raise FolderError(f"{path} was made by {footer['stage']} from another input. Delete it and give the same command again.")
+            raise _stranger(path, footer)
         return {"sha256": sha256_file(path), **{key: footer[key] for key in _COUNTS}, **footer.get("counts", {})}
 
     def _succeed(self, success: dict[str, Any]) -> dict[str, Any]:
         self._create("_SUCCESS", json.dumps({"stage": self.stage, **success}, indent=1, default=float).encode())
-        for leftover in (self.tmp, self.path / "_attempts"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        if not isinstance(self.path, StorePath):
+            remove_folder(self.tmp)
+        remove_folder(self.path / "_attempts")
         return self.success()
 
     def _create(self, name: str, content: bytes) -> None:
         """Make a small file appear whole, once."""
-        with explained(f"writing {self.path / name}"):
-            self.tmp.mkdir(parents=True, exist_ok=True)
-            try_path = self.tmp / f"{name}.{uuid.uuid4().hex[:8]}"
+        with explained(f"writing {self.path / name}"), self._try(name) as try_path:
             with try_path.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            _link(try_path, self.path / name)
-            try_path.unlink()
+            appear_once(try_path, self.path / name)
+
+    @contextmanager
+    def _try(self, name: str) -> Iterator[Path]:
+        """A local file to write; it is gone afterwards."""
+        if isinstance(self.path, StorePath):
+            with tempfile.TemporaryDirectory(prefix="readqg-") as folder:
+                yield Path(folder) / name
+            return
+        self.tmp.mkdir(parents=True, exist_ok=True)
+        try_path = self.tmp / f"{name}.{uuid.uuid4().hex[:8]}"
+        try:
+            yield try_path
+        finally:
+            try_path.unlink(missing_ok=True)
+
+    def _check_same(self, path: Place, footer: Mapping[str, Any]) -> None:
+        """What another has made first must be the same shard of the same input."""
+        there = read_footer(path)
+        if any(there.get(key) != footer[key] for key in _IDENTITY):
+            raise _stranger(path, there)
 
     def _reopen(self) -> None:
         """A finished folder that has lost parts is unfinished again: only they are made anew."""
@@ -222,6 +265,8 @@ class OutputFolder:
 
     def _sweep(self) -> None:
         """Remove tries that nobody can still be writing."""
+        if isinstance(self.path, StorePath):
+            return
         for stale in (self.path / "_tmp").glob("*"):
             with suppress(FileNotFoundError):  # another driver's, removed meanwhile
                 if time.time() - stale.stat().st_mtime > _STALE_TRY_S:
@@ -241,23 +286,14 @@ def _write_table(path: Path, table: pa.Table, row_groups: list[int] | None) -> N
         raise FolderError(f"{path}: what was read back is not what was written. Is the disk sound?")
 
 
-def _link(source: Path, target: Path) -> bool:
-    """True where `target` did not exist and is now `source`; the folder's entry is synced."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        return False
-    _sync(target.parent)
-    return True
+def _stranger(path: Place, footer: Mapping[str, Any]) -> FolderError:
+    return FolderError(f"{path} was made by {footer['stage']} from another input. Delete it and give the same command again.")
 
 
-def _sync(path: Path) -> None:
-    """Have the system write a file, or a folder's entries, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _upload_once(file: Path, target: StorePath, digest: str) -> None:
+    if not target.create(file) and sha256_file(target) != digest:
+        raise FolderError(f"{target} is there already, from a try that was not finished or from another driver's, and differs. If no "
+                          "other driver is at work there, delete it and give the same command again.")
 
 
 def _versions() -> dict[str, str]:

@@ -104,7 +104,7 @@ class PipelineSearch(Search):
         device, dtype = models.device_and_dtype(config.compute)
         tokenize = PairTokenizer(models.resolve(config.start), config.max_length)
         scorer = TrainingScorer(tokenize, tokens_for(device, config.batch_tokens), dtype)
-        held_out = HeldOut.search(self._held_out_queries(), Documents.open(Path(self.config.documents).absolute()))
+        held_out = HeldOut.search(self._held_out_queries(), Documents.open(self.config.documents))
         encoded = tokenize(held_out.pairs)
         for step in train(stage, model, config, rung_steps(stage.steps, self.config.rungs)):
             found = held_out.judge(scorer.without_gradient(model, encoded, range(len(held_out.pairs))))
