@@ -38,7 +38,7 @@ def local_folder(where: str | Path) -> Path:
 def _fetched(folder: StorePath) -> Path:
     files = _files(folder)
     expected = _digests(folder)
-    state = {name: expected.get(name) or files[name].stat().st_mtime for name in files}
+    state = {name: expected.get(name) or files[name].version() for name in files}
     target = user_cache_path("readqg") / "stores" / shards.fingerprint([folder.url, state])
     if target.is_dir():
         return target

@@ -136,6 +136,11 @@ class StorePath:
             when = store.modified(self._key).timestamp()
         return Changed(when, int(when * 1e9))
 
+    def version(self) -> str:
+        """What changes when the object does: made of its ETag, or of all that the store says of it."""
+        with self._asking() as store:
+            return str(store.checksum(self._key))
+
     def open(self, mode: str = "rb") -> io.BufferedReader:
         """The object's bytes as a file, fetched as they are read."""
         if mode != "rb":

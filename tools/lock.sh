@@ -7,7 +7,8 @@ shift
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-printf '%s\n' "$@" >"$work/constraints"
+# botocore, which the extra s3 brings, wants python-dateutil below 3: what is pinned for all has to fit beside it.
+printf '%s\n' 'python-dateutil<3' "$@" >"$work/constraints"
 "$python" -m venv "$work/venv"
 pip=$work/venv/bin/pip
 # Without local version labels (+cpu), so that each machine takes the build that fits it.
