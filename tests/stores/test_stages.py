@@ -32,7 +32,7 @@ COMPUTE = c.Compute(precision="fp32", device="cpu", threads=1)
 
 
 def write_inputs(folder: Path) -> Path:
-    """A raw BEIR corpus and tiny models."""
+    """A raw BEIR corpus, whose texts share letters and digits with what a tiny model writes, and tiny models."""
     backbone = tiny_llama(folder / "backbone")
     tiny_cross_encoder(folder / "reranker")
     tiny_bi_encoder(folder / "encoder")
@@ -40,7 +40,7 @@ def write_inputs(folder: Path) -> Path:
     (folder / "prompts").mkdir()
     prompts.save(folder / "prompts")
     (folder / "raw" / "qrels").mkdir(parents=True)
-    texts = [f"the {WORDS[i % 6]} {WORDS[(i * 5 + 1) % 6]} of {WORDS[(i // 6) % 6]}" for i in range(24)]
+    texts = [f"the {WORDS[i % 6]} {WORDS[(i * 5 + 1) % 6]} of {WORDS[(i // 6) % 6]} {' '.join('0123456789')} a b c d e f" for i in range(24)]
     rows = [{"_id": f"d{i}", "title": "", "text": text} for i, text in enumerate(texts)]
     (folder / "raw" / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "no JSON\n")
     queries = "".join(json.dumps({"_id": f"q{i}", "text": f"what is {word}"}) + "\n" for i, word in enumerate(WORDS))
