@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from readqg import config as c
 from readqg.errors import InputError
+from readqg.places import place_of
 
 Summary = dict[str, Any]
 
@@ -49,10 +49,10 @@ def pairs(config: c.PairsConfig) -> Summary:
 
 def train_generator(config: c.TrainGeneratorConfig) -> Summary:
     """Soft prompts with a continuous relevance, trained on pairs over a frozen backbone."""
-    from readqg.engine import train
+    from readqg.engine import stored
     from readqg.generator.training import GeneratorTraining
 
-    return train.run(GeneratorTraining(config), config)
+    return stored.run(GeneratorTraining(config), config)
 
 
 def generate(config: c.GenerateConfig) -> Summary:
@@ -65,11 +65,11 @@ def generate(config: c.GenerateConfig) -> Summary:
 
 def train_reranker(config: c.TrainRerankerConfig) -> Summary:
     """A cross-encoder fine-tuned on generated queries, with a guard against getting worse."""
-    from readqg.engine import train
+    from readqg.engine import stored
     from readqg.reranker.selection import announce
     from readqg.reranker.training import RerankerTraining
 
-    success = train.run(RerankerTraining(config), config)
+    success = stored.run(RerankerTraining(config), config)
     return {**success, "guard": announce(config.out)}
 
 
@@ -83,7 +83,7 @@ def rank(config: c.RankConfig) -> Summary:
     asked = runs.read_queries_beside(config.run)
     if asked is not None:
         runs.write_queries_beside(config.out, asked)
-    runs.write_trec_beside(Path(config.out), "readqg")
+    runs.write_trec_beside(config.out, "readqg")
     return success
 
 
@@ -121,11 +121,11 @@ def verify(config: c.VerifyConfig) -> Summary:
     from readqg import shards
     from readqg.errors import FolderError
 
-    root = Path(config.folder)
+    root = place_of(config.folder)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder.")
-    inside = [p.relative_to(root) for p in root.rglob("_config.json")]
-    folders = sorted(root / p.parent for p in inside if not {"_tmp", "_train"} & set(p.parts))
+    inside = [(p.parent, str(p).removeprefix(str(root)).split("/")) for p in root.rglob("_config.json")]
+    folders = sorted(folder for folder, names in inside if not {"_tmp", "_train"} & set(names))
     if not folders:
         raise InputError(f"{root}: nothing in it was made by ReadQG (no _config.json).")
     unfinished = [folder for folder in folders if not (folder / "_SUCCESS").exists()]

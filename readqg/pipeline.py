@@ -17,7 +17,6 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -27,6 +26,7 @@ from readqg import api, sample
 from readqg import config as c
 from readqg.engine import cluster
 from readqg.errors import ConfigError
+from readqg.places import Place, place_of
 from readqg.progress import duration
 from readqg.shards import explained, write_whole
 
@@ -38,7 +38,7 @@ MEASURES = ("nDCG@10", "R@100", "RR@10")
 
 def run(config: c.RunConfig) -> dict[str, Any]:
     """From documents to a re-ranker, a ranking and a report; returns what is written to OUT/summary.json."""
-    out = Path(config.out)
+    out = place_of(config.out)
     prompts = _prompts(config)
     clock = _Clock(out / "_seconds.json")
     with clock.stage("import"):
@@ -79,12 +79,12 @@ def _prompts(config: c.RunConfig) -> str:
     return str(sample.prompts_folder())
 
 
-def _import(config: c.RunConfig, out: Path) -> dict[str, Any]:
+def _import(config: c.RunConfig, out: Place) -> dict[str, Any]:
     places = {"source": config.corpus or str(sample.corpus_folder()), "out": str(out / "corpus"), "split": config.split}
     return api.import_corpus(c.make(c.ImportConfig, config.documents.model_dump(), places))
 
 
-def _retrieve(config: c.RunConfig, out: Path) -> None:
+def _retrieve(config: c.RunConfig, out: Place) -> None:
     judgments = out / "corpus" / "judgments"
     places = {
         "documents": str(out / "corpus" / "documents"),
@@ -96,12 +96,12 @@ def _retrieve(config: c.RunConfig, out: Path) -> None:
     api.retrieve(c.make(c.RetrieveConfig, config.retrieve.model_dump(), places))
 
 
-def _generate(config: c.RunConfig, out: Path, prompts: str) -> None:
+def _generate(config: c.RunConfig, out: Place, prompts: str) -> None:
     places = {"out": str(out / "queries"), "prompts": prompts, "backbone": config.backbone, "max_documents": config.max_documents}
     api.generate(_stage(c.GenerateConfig, config, config.generate, out, places))
 
 
-def _train(config: c.RunConfig, out: Path) -> None:
+def _train(config: c.RunConfig, out: Place) -> None:
     places = {
         "queries": str(out / "queries"),
         "out": str(out / "reranker"),
@@ -111,24 +111,24 @@ def _train(config: c.RunConfig, out: Path) -> None:
     api.train_reranker(_stage(c.TrainRerankerConfig, config, config.reranker, out, places))
 
 
-def _rank(config: c.RunConfig, out: Path, name: str, model: str) -> None:
+def _rank(config: c.RunConfig, out: Place, name: str, model: str) -> None:
     places = {"run": str(out / "bm25"), "queries": str(out / "corpus" / "queries"), "out": str(out / name), "model": model}
     api.rank(_stage(c.RankConfig, config, config.rank, out, places))
 
 
-def _quality(config: c.RunConfig, settings: c.QualitySettings, out: Path) -> dict[str, Any]:
+def _quality(config: c.RunConfig, settings: c.QualitySettings, out: Place) -> dict[str, Any]:
     places = {"queries": str(out / "queries"), "out": str(out / "quality"), "start": config.start}
     return api.quality(_stage(c.QualityConfig, config, settings, out, places))
 
 
-def _stage(cls: type[_C], config: c.RunConfig, settings: c.Settings, out: Path, places: dict[str, Any]) -> _C:
+def _stage(cls: type[_C], config: c.RunConfig, settings: c.Settings, out: Place, places: dict[str, Any]) -> _C:
     """The config of a stage over the imported documents: its settings in the run's config, where it runs, and its places."""
     shared = {"compute": config.compute.model_dump(), "documents": str(out / "corpus" / "documents")}
     return c.make(cls, settings.model_dump(), shared, places)
 
 
 def _report(
-    config: c.RunConfig, out: Path, imported: dict[str, Any], quality: dict[str, Any] | None, clock: _Clock
+    config: c.RunConfig, out: Place, imported: dict[str, Any], quality: dict[str, Any] | None, clock: _Clock
 ) -> dict[str, Any]:
     from readqg.evaluation import report
 
@@ -167,7 +167,7 @@ def _cuts(config: c.RunConfig) -> list[str]:
 class _Clock:
     """Seconds a stage, summed over interrupted runs."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
         with explained(f"making {path.parent}"):
             path.parent.mkdir(parents=True, exist_ok=True)

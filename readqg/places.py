@@ -32,6 +32,7 @@ first and writes then, so two writers may both win."""
 _LEAST_VERSION = "2024.12"
 _CONFLICTS = 6
 _BLOCK_BYTES = 8 << 20
+_ONE_REQUEST_BYTES = 256 << 20  # far above any part; what is larger, a model's weights, goes in pieces
 _HELP = (
     "Check the bucket's name, the credentials (S3: AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the machine's role; "
     "GCS: GOOGLE_APPLICATION_CREDENTIALS, or the machine's account) and, for a store of your own, AWS_ENDPOINT_URL."
@@ -172,15 +173,17 @@ class StorePath:
             store.get_file(self._key, str(file))
 
     def create(self, content: bytes | Path) -> bool:
-        """Put the object, of these bytes or this file, on condition that the name is absent; False where it is not. A conflict
-        with another writer is tried again: who has won shows then."""
+        """Put the object, of these bytes or this file, on condition that the name is absent; False where it is not. Up to 256 MiB
+        it is one request. A conflict with another writer is tried again: who has won shows then."""
+        if isinstance(content, Path) and content.stat().st_size < _ONE_REQUEST_BYTES:
+            content = content.read_bytes()
         for number in range(_CONFLICTS):
             try:
                 with self._asking() as store:
                     if isinstance(content, Path):
                         store.put_file(str(content), self._key, mode="create")
                     else:
-                        store.pipe_file(self._key, content, mode="create")
+                        store.pipe_file(self._key, content, mode="create", chunksize=_ONE_REQUEST_BYTES)
                 return True
             except FileExistsError:
                 return False

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -18,6 +17,7 @@ import readqg
 from readqg import runs
 from readqg.corpus import read_judgments, read_texts
 from readqg.evaluation import charts, metrics, significance
+from readqg.places import Place, place_of
 from readqg.shards import open_input, stable_hash
 
 RUNS = ("bm25", "start", "tuned")
@@ -28,7 +28,7 @@ _VALIDATION = (
 _SHOWN_DOCUMENTS, _SHOWN_QUERIES, _EXCERPT_CHARS = 10, 5, 600
 
 
-def evaluation(out: Path, measures: tuple[str, ...]) -> dict[str, Any] | None:
+def evaluation(out: Place, measures: tuple[str, ...]) -> dict[str, Any] | None:
     """Measures of BM25, start and tuned over the judged queries that were run, with 95 % intervals, paired differences in the
     first measure, and its value for every query. None where the corpus has no judgments."""
     if not (out / "corpus" / "judgments").is_dir() or not (out / "tuned").is_dir():
@@ -49,7 +49,7 @@ def evaluation(out: Path, measures: tuple[str, ...]) -> dict[str, Any] | None:
     }
 
 
-def html(out: Path, summary: dict[str, Any]) -> str:
+def html(out: Place, summary: dict[str, Any]) -> str:
     """The page for what `readqg.pipeline` found; `summary` as in OUT/summary.json."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("readqg.evaluation", "."), autoescape=True, undefined=jinja2.StrictUndefined,
@@ -105,7 +105,7 @@ def _verdict(summary: dict[str, Any], measures: list[str]) -> tuple[str, str]:
 
 
 def _corpus_name(summary: dict[str, Any]) -> str:
-    return "the sample (Cranfield abstracts)" if summary["sample"] else Path(summary["config"]["corpus"]).name
+    return "the sample (Cranfield abstracts)" if summary["sample"] else place_of(summary["config"]["corpus"]).name
 
 
 def _counts(summary: dict[str, Any]) -> str:
@@ -113,11 +113,11 @@ def _counts(summary: dict[str, Any]) -> str:
     return ", ".join(f"{n:,} {name}" for name, n in counts.items())
 
 
-def _training_log(model: Path) -> list[dict[str, Any]]:
+def _training_log(model: Place) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (model / "training_log.jsonl").read_text().splitlines()]
 
 
-def _charts(out: Path, found: dict[str, Any] | None, measures: list[str], log: list[dict[str, Any]]) -> dict[str, str | None]:
+def _charts(out: Place, found: dict[str, Any] | None, measures: list[str], log: list[dict[str, Any]]) -> dict[str, str | None]:
     drawn: dict[str, str | None] = {"scores": None, "validation": None, "loss": None}
     steps = [line for line in log if "loss" in line]
     checks = [line for line in log if "validation" in line and "score" in line["validation"]]
@@ -146,7 +146,7 @@ def _charts(out: Path, found: dict[str, Any] | None, measures: list[str], log: l
     return drawn
 
 
-def _extremes(out: Path, found: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _extremes(out: Place, found: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The queries that gained most and those that lost most."""
     if not found:
         return []
@@ -157,7 +157,7 @@ def _extremes(out: Path, found: dict[str, Any] | None) -> list[dict[str, Any]]:
     return [{"text": texts[q], "start": values["start"], "tuned": values["tuned"]} for q, values in chosen.items()]
 
 
-def _documents(out: Path) -> tuple[list[dict[str, Any]], str]:
+def _documents(out: Place) -> tuple[list[dict[str, Any]], str]:
     """A few documents, drawn by a stable hash, with all their queries; and how many queries there are."""
     from readqg.corpus import Documents
 

@@ -87,9 +87,11 @@ def test_an_object_is_created_once(out, tmp_path):
     assert (out / "y").create(file) and (out / "y").read_bytes() == b"third"
 
 
-def test_a_large_file_is_created_once_too(out, tmp_path):
+@pytest.mark.parametrize("most", [256 << 20, 1 << 20], ids=["in one request", "in pieces"])
+def test_a_large_file_is_created_once_too(out, tmp_path, monkeypatch, most):
+    monkeypatch.setattr(places, "_ONE_REQUEST_BYTES", most)
     file = tmp_path / "large"
-    file.write_bytes(bytes(101 << 20))  # s3fs sends it in pieces
+    file.write_bytes(bytes(101 << 20))
     assert (out / "x").create(file)
     assert not (out / "x").create(file)
     with (out / "x").open() as read:
@@ -103,7 +105,7 @@ class Answers:
     def __init__(self, *statuses: int) -> None:
         self.statuses, self.calls = list(statuses), 0
 
-    def pipe_file(self, key: str, content: bytes, mode: str = "overwrite") -> None:
+    def pipe_file(self, key: str, content: bytes, mode: str = "overwrite", chunksize: int = 0) -> None:
         self.calls += 1
         if self.statuses:
             error = OSError(5, "an error")
