@@ -87,6 +87,22 @@ def rank(config: c.RankConfig) -> Summary:
     return success
 
 
+def fuse(config: c.FuseConfig) -> Summary:
+    """A re-ranked run with BM25's scores added, both standardised: needs no training."""
+    from readqg import local, runs
+    from readqg.fusion import FuseStage
+    from readqg.shards import OutputFolder
+
+    stage = FuseStage(config)
+    folder = OutputFolder.begin(config.out, stage.name, c.identity(config), stage.inputs(), stage.models())
+    success = local.run_here(stage, folder)
+    asked = runs.read_queries_beside(config.run)
+    if asked is not None:
+        runs.write_queries_beside(config.out, asked)
+    runs.write_trec_beside(folder.path, "readqg")
+    return success
+
+
 def quality(config: c.QualityConfig) -> Summary:
     """How good generated queries are: diversity, relevancy, round trips, control."""
     from readqg.engine import data

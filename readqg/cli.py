@@ -41,6 +41,7 @@ COMMANDS: dict[str, Command] = {
     "train-reranker": Command(config.TrainRerankerConfig, api.train_reranker, "A corpus", starts_from="start"),
     "retrieve": Command(config.RetrieveConfig, api.retrieve, "A corpus"),
     "rank": Command(config.RankConfig, api.rank, "A corpus"),
+    "fuse": Command(config.FuseConfig, api.fuse, "A corpus"),
     "label": Command(config.LabelConfig, api.label, "The generator, once"),
     "pairs": Command(config.PairsConfig, api.pairs, "The generator, once"),
     "train-generator": Command(

@@ -5,6 +5,7 @@ OUT/corpus/{documents,queries,judgments}   imported
 OUT/queries                                generated, r = 1 and r = 0
 OUT/reranker                               the tuned cross-encoder, with its guard
 OUT/bm25, OUT/start, OUT/tuned             runs, where the corpus comes with queries
+OUT/start-fused, OUT/tuned-fused           the same with BM25's scores added
 OUT/quality                                where asked
 OUT/summary.json, OUT/report.html
 ```
@@ -57,6 +58,7 @@ def run(config: c.RunConfig) -> dict[str, Any]:
             with clock.stage("rank"):
                 _rank(config, out, "start", config.start)
                 _rank(config, out, "tuned", str(out / "reranker"))
+                _fuse(config, out)
         if config.quality is not None:
             with clock.stage("quality"):
                 quality = _quality(config, config.quality, out)
@@ -114,6 +116,12 @@ def _train(config: c.RunConfig, out: Place) -> None:
 def _rank(config: c.RunConfig, out: Place, name: str, model: str) -> None:
     places = {"run": str(out / "bm25"), "queries": str(out / "corpus" / "queries"), "out": str(out / name), "model": model}
     api.rank(_stage(c.RankConfig, config, config.rank, out, places))
+
+
+def _fuse(config: c.RunConfig, out: Place) -> None:
+    for name in ("start", "tuned"):
+        places = {"run": str(out / name), "first": str(out / "bm25"), "out": str(out / f"{name}-fused")}
+        api.fuse(c.make(c.FuseConfig, config.fusion.model_dump(), places))
 
 
 def _quality(config: c.RunConfig, settings: c.QualitySettings, out: Place) -> dict[str, Any]:

@@ -53,19 +53,20 @@ def out(place, ray_here):
 
 
 def test_every_stage_leaves_its_folder_and_verifies(out, capsys):
-    for name in ("corpus/documents", "corpus/queries", "corpus/judgments", "bm25", "queries", "reranker", "start", "tuned"):
+    for name in ("corpus/documents", "corpus/queries", "corpus/judgments", "bm25", "queries", "reranker", "start", "tuned", "tuned-fused"):
         assert (out / name / "_SUCCESS").exists(), name
     with pytest.raises(SystemExit) as stop:
         cli.main(["verify", str(out), "--json"])
     assert stop.value.code == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["folders"] == 8
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["folders"] == 10
 
 
 def test_the_summary_counts_a_query_without_results(out):
     summary = json.loads((out / "summary.json").read_text())
     assert summary["evaluation"]["queries"] == 7
-    assert set(summary["evaluation"]["runs"]) == {"bm25", "start", "tuned"}
-    assert summary["evaluation"]["per_query"]["q9"] == {"bm25": 0.0, "start": 0.0, "tuned": 0.0}
+    names = {"bm25", "start", "tuned", "start-fused", "tuned-fused"}
+    assert set(summary["evaluation"]["runs"]) == names
+    assert summary["evaluation"]["per_query"]["q9"] == dict.fromkeys(names, 0.0)
     assert summary["guard"]["use"] in ("start", "tuned")
 
 

@@ -10,6 +10,7 @@ from readqg.config.base import Location, OptionalLocation, Settings
 from readqg.config.stages import (
     MINILM_L12,
     Compute,
+    FusionSettings,
     GenerateSettings,
     ImportSettings,
     QualitySettings,
@@ -48,6 +49,8 @@ class RunConfig(Settings):
     generate: GenerateSettings = GenerateSettings()
     reranker: RerankerSettings = RerankerSettings()
     rank: ScoreSettings = ScoreSettings()
+    fusion: FusionSettings = FusionSettings()
+    """Start and tuned model are also evaluated with BM25's score added."""
     quality: QualitySettings | None = None
     """None: no measures of query quality beyond those of the report's own table."""
     train: TrainSettings = TrainSettings(checkpoint_steps=20, validate_steps=40)

@@ -299,6 +299,21 @@ class RankConfig(ScoreSettings):
     compute: Compute = Compute()
 
 
+class FusionSettings(Settings):
+    """Of a re-ranker's scores with BM25's, both standardised over a query's candidates."""
+
+    weight: float = Field(0.5, ge=0)
+    """Of BM25's side; the re-ranker's has 1."""
+
+
+class FuseConfig(FusionSettings):
+    run: Location
+    """A run folder or a TREC run: the re-ranker's."""
+    first: Location
+    """The same of BM25, or of whatever found the candidates."""
+    out: Location
+
+
 class QualitySettings(Settings):
     """Section 5, quality of generated queries."""
 

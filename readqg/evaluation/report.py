@@ -20,8 +20,13 @@ from readqg.evaluation import charts, metrics, significance
 from readqg.places import Place, place_of
 from readqg.shards import open_input, stable_hash
 
-RUNS = ("bm25", "start", "tuned")
-LABELS = {"bm25": "BM25", "start": "start", "tuned": "tuned"}
+LABELS = {
+    "bm25": "BM25", "start": "start", "tuned": "tuned", "start-fused": "start + BM25", "tuned-fused": "tuned + BM25",
+}
+RUNS = tuple(LABELS)
+_COMPARED = (
+    ("tuned", "start"), ("tuned", "bm25"), ("start", "bm25"), ("start-fused", "start"), ("tuned-fused", "start-fused"),
+)
 _VALIDATION = (
     "nDCG@10 × 100 of the source document among BM25's top 20 and itself, for its r = 1 query; documents held out to choose the weights."
 )
@@ -29,8 +34,8 @@ _SHOWN_DOCUMENTS, _SHOWN_QUERIES, _EXCERPT_CHARS = 10, 5, 600
 
 
 def evaluation(out: Place, measures: tuple[str, ...]) -> dict[str, Any] | None:
-    """Measures of BM25, start and tuned over the judged queries that were run, with 95 % intervals, paired differences in the
-    first measure, and its value for every query. None where the corpus has no judgments."""
+    """Measures of BM25, start and tuned, alone and with BM25's scores added, over the judged queries that were run, with 95 %
+    intervals, paired differences in the first measure, and its value for every query. None where the corpus has no judgments."""
     if not (out / "corpus" / "judgments").is_dir() or not (out / "tuned").is_dir():
         return None
     found = {name: runs.read_run(out / name) for name in RUNS}
@@ -44,7 +49,7 @@ def evaluation(out: Place, measures: tuple[str, ...]) -> dict[str, Any] | None:
         "queries": len(judgments),
         "runs": {name: {m: float(np.mean(list(by[m].values()))) for m in measures} for name, by in values.items()},
         "intervals": {name: list(significance.bootstrap_interval(np.array(list(v.values())))) for name, v in main.items()},
-        "differences": [_difference(main, *pair) for pair in (("tuned", "start"), ("tuned", "bm25"), ("start", "bm25"))],
+        "differences": [_difference(main, *pair) for pair in _COMPARED],
         "per_query": {q: {name: v[q] for name, v in main.items()} for q in judgments},
     }
 
@@ -64,7 +69,7 @@ def html(out: Place, summary: dict[str, Any]) -> str:
         headline=headline, evidence=evidence, cut=summary["cut"], corpus_name=_corpus_name(summary), counts=_counts(summary),
         use=summary["use"], version=readqg.__version__, evaluation=found, measures=measures, labels=LABELS, guard=summary["guard"],
         charts=_charts(out, found, measures, log), extremes=_extremes(out, found), documents=documents, query_counts=query_counts,
-        validation_caption=_VALIDATION,
+        validation_caption=_VALIDATION, fusion_weight=summary["config"]["fusion"]["weight"],
         seconds=summary["seconds"], quality=_quality_rows(summary["quality"]),
         config=yaml.safe_dump(summary["config"], sort_keys=False, allow_unicode=True),
     )
