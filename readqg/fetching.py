@@ -1,7 +1,8 @@
-"""A model's or prompts' folder in a store, fetched once into this machine's cache: what loads weights reads files.
+"""What is in a store and has to be in files, fetched once into this machine's cache: models and prompts, since what loads weights
+reads files, and the parts that training reads in an order of its own.
 
-The copy lies under the fingerprint of what was fetched, so another model under the same name is another copy. Only safetensors,
-configuration and tokenizer files are fetched; weights that are pickles never come here.
+The copy lies under the fingerprint of what was fetched, so another model under the same name is another copy. Of a model only
+safetensors, configuration and tokenizer files are fetched; weights that are pickles never come here.
 """
 
 from __future__ import annotations
@@ -18,12 +19,17 @@ from platformdirs import user_cache_path
 
 from readqg import shards
 from readqg.errors import ModelError
-from readqg.places import StorePath, place_of
+from readqg.places import Place, StorePath, place_of
 
 log = logging.getLogger("readqg")
 
 _SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 _AT_ONCE = 4
+
+
+def local_file(where: Place) -> Path:
+    """The file itself where it is a path; of one in a store, the copy on this machine."""
+    return _fetched_file(where) if isinstance(where, StorePath) else where
 
 
 def local_folder(where: str | Path) -> Path:
@@ -34,12 +40,22 @@ def local_folder(where: str | Path) -> Path:
     return _fetched(found) if isinstance(found, StorePath) else found
 
 
+@lru_cache(maxsize=4096)
+def _fetched_file(source: StorePath) -> Path:
+    target = _cache() / f"{shards.fingerprint([source.url, source.version()])}-{source.name}"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with shards.appearing(target) as partial:
+            source.download(partial)
+    return target
+
+
 @lru_cache(maxsize=16)
 def _fetched(folder: StorePath) -> Path:
     files = _files(folder)
     expected = _digests(folder)
     state = {name: expected.get(name) or files[name].version() for name in files}
-    target = user_cache_path("readqg") / "stores" / shards.fingerprint([folder.url, state])
+    target = _cache() / shards.fingerprint([folder.url, state])
     if target.is_dir():
         return target
     log.info("%s is fetched once, to %s", folder, target)
@@ -55,6 +71,10 @@ def _fetched(folder: StorePath) -> Path:
     return target
 
 
+def _cache() -> Path:
+    return user_cache_path("readqg") / "stores"
+
+
 def _files(folder: StorePath) -> dict[str, StorePath]:
     """Name below the folder -> object, of what may be read."""
     held = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*")}
@@ -62,15 +82,16 @@ def _files(folder: StorePath) -> dict[str, StorePath]:
         raise ModelError(f"{folder}: nothing lies there. Give the folder of a model, as `save_pretrained` or a training wrote it.")
     if "_config.json" in held and "_SUCCESS" not in held:
         raise ModelError(f"{folder}: its training is not finished (no _SUCCESS). Give the command that began it again.")
-    known = {name: file for name, file in held.items() if name.endswith(_SUFFIXES) and not _internal(name)}
+    known = {name: file for name, file in held.items() if name.endswith(_SUFFIXES) and _is_of_a_model(name)}
     if not any(name.endswith(".safetensors") for name in known):
         raise ModelError(f"{folder}: no *.safetensors weights; it holds {', '.join(sorted(held)[:8])}. Only safetensors are read, for a "
                          "pickle can run code as it is loaded: save the model with `save_pretrained` and upload it again.")
     return known
 
 
-def _internal(name: str) -> bool:
-    return any(part.startswith("_") for part in PurePosixPath(name).parts)
+def _is_of_a_model(name: str) -> bool:
+    """Not our own files, nor hidden ones; and never a name that leads out of the folder, which a store may well hold."""
+    return not any(part.startswith(("_", ".")) for part in PurePosixPath(name).parts)
 
 
 def _digests(folder: StorePath) -> dict[str, str]:

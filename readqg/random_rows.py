@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from readqg.places import Place, readable
+from readqg.fetching import local_file
+from readqg.places import Place
 from readqg.shards import InputFolder
 
 _ROW_GROUPS_IN_MEMORY = 16
@@ -39,7 +40,7 @@ class RandomRows:
         """(part, row group, rows) of every row group of the folder, in order."""
         found = []
         for path in self.folder.parts:
-            metadata = pq.read_metadata(readable(path))
+            metadata = pq.read_metadata(local_file(path))
             found += [(path, group, metadata.row_group(group).num_rows) for group in range(metadata.num_row_groups)]
         return found
 
@@ -52,7 +53,7 @@ def in_order(folder: InputFolder, columns: Sequence[str]) -> Iterator[tuple[int,
     """All rows, some at a time: (number of the first, rows)."""
     row = 0
     for part in folder.parts:
-        with pq.ParquetFile(readable(part), page_checksum_verification=True) as file:
+        with pq.ParquetFile(local_file(part), page_checksum_verification=True) as file:
             for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=list(columns)):
                 yield row, pa.Table.from_batches([batch])
                 row += batch.num_rows
@@ -60,5 +61,5 @@ def in_order(folder: InputFolder, columns: Sequence[str]) -> Iterator[tuple[int,
 
 @lru_cache(maxsize=_ROW_GROUPS_IN_MEMORY)
 def _read_row_group(path: Place, number: int, columns: tuple[str, ...]) -> pa.Table:
-    with pq.ParquetFile(readable(path), page_checksum_verification=True) as file:
+    with pq.ParquetFile(local_file(path), page_checksum_verification=True) as file:
         return file.read_row_group(number, columns=list(columns))

@@ -11,6 +11,9 @@ OUT/
 ```
 A try is written to `_tmp`, synced, read back with its page checksums, then hard-linked to the final name only if that name is
 absent: whoever comes second deletes its own try. Nothing rests on locks, so late, doubled or killed workers do no harm.
+In an object store (`readqg.places`) there is no `_tmp`: the try is made and checked in a local file, then put in one request on
+condition that the name is absent; whoever comes second looks that the same shard of the same input is there. `once.prove` has
+tried before whether the store keeps to that.
 """
 
 from readqg.shards.files import appearing, explained, fingerprint, part_name, read_footer, read_json, sha256_file, stable_hash, write_whole

@@ -20,6 +20,7 @@ from readqg.labeling.label import LabelStage
 from readqg.labeling.pairs import make_pairs
 from readqg.local import run_here
 from readqg.places import Place, StorePath, place_of
+from readqg.random_rows import RandomRows
 from readqg.ranking import RankStage
 from readqg.runs import read_run
 from readqg.shards import OutputFolder, open_input, verify
@@ -40,7 +41,8 @@ def write_inputs(folder: Path) -> Path:
     (folder / "prompts").mkdir()
     prompts.save(folder / "prompts")
     (folder / "raw" / "qrels").mkdir(parents=True)
-    texts = [f"the {WORDS[i % 6]} {WORDS[(i * 5 + 1) % 6]} of {WORDS[(i // 6) % 6]} {' '.join('0123456789')} a b c d e f" for i in range(24)]
+    letters = " ".join("0123456789abcdef")
+    texts = [f"the {WORDS[i % 6]} {WORDS[(i * 5 + 1) % 6]} of {WORDS[(i // 6) % 6]} {letters}" for i in range(24)]
     rows = [{"_id": f"d{i}", "title": "", "text": text} for i, text in enumerate(texts)]
     (folder / "raw" / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "no JSON\n")
     queries = "".join(json.dumps({"_id": f"q{i}", "text": f"what is {word}"}) + "\n" for i, word in enumerate(WORDS))
@@ -163,12 +165,26 @@ def test_a_model_is_fetched_once_and_again_when_it_changes(out, cache, tmp_path)
     assert models.fingerprint(str(out / "model")) == models.fingerprint(str(tmp_path / "two"))
 
 
+def test_what_training_reads_in_an_order_of_its_own_is_fetched_once(runs, cache, monkeypatch):
+    rows = RandomRows(open_input(runs.stored / "queries"), ("doc_id", "query"))
+    assert rows.read([30, 3, 30]) == RandomRows(open_input(runs.local / "queries"), ("doc_id", "query")).read([30, 3, 30])
+    assert len(list((cache / "stores").iterdir())) == 3, "its three parts"
+    monkeypatch.setattr(StorePath, "download", None)
+    assert rows.read([31, 4])
+
+
 def test_a_folder_of_pickles_in_a_store_is_refused(out, cache):
     (out / "config.json").write_bytes(b"{}")
     (out / "pytorch_model.bin").write_bytes(b"a pickle")
     with pytest.raises(ModelError, match="Only safetensors are read"):
         models.resolve(str(out))
     assert not cache.exists()
+
+
+@pytest.mark.parametrize("name", ["../evil.json", "sub/../../evil.json", ".hidden.json", "_config.json"])
+def test_a_name_that_leads_out_of_the_folder_is_never_fetched(name):
+    assert not fetching._is_of_a_model(name)
+    assert fetching._is_of_a_model("1_Pooling/config.json")
 
 
 def test_a_model_that_is_not_there_is_said(out, cache):

@@ -48,3 +48,16 @@ def test_a_run_lies_in_a_bucket_from_its_corpus_to_its_report(bucket, tmp_path):
     again = run(bucket / "inputs", out, cache)
     assert again.returncode == 0, again.stderr
     assert {name: (out / name).version() for name in before} == before, "the same command again changes nothing"
+
+
+def test_a_shard_that_kills_its_worker_is_tried_again_from_its_mark_in_the_bucket(bucket, tmp_path):
+    out = bucket / "squares"
+    code = ("import sys; from readqg.engine import data; from tests.engine.toys import Squares, SquaresConfig; "
+            "stage = Squares(deadly=9, deaths=2, marks=sys.argv[2]); data.run(stage, SquaresConfig(out=sys.argv[1]))")
+    done = subprocess.run([sys.executable, "-c", code, str(out), str(tmp_path)], cwd=Path(__file__).parents[2], capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert open_input(out).read()["square"].to_pylist() == [n * n for n in range(24) if n not in range(4, 8)]  # the toy has an empty shard
+    assert len(list(tmp_path.glob("death-*"))) == 2
+    assert json.loads((out / "_metrics" / "00002.json").read_text())["tries"] == 3
+    assert not (out / "_attempts").exists()
