@@ -76,15 +76,15 @@ class LineConfig(Settings):
 
 
 class Line(TrainStage):
-    """A small network with dropout learns a sum; `deadly` kills its worker once after that step, `broken` gives NaN, `torn` a
-    gradient that bursts."""
+    """A small network with dropout learns a sum; `deadly` kills its worker once after that step, `broken` gives NaN, `flat` says
+    that it has collapsed."""
 
     name = "line"
     most_workers = 4
 
-    def __init__(self, steps=30, deadly=None, broken=None, marks=None, torn=None, dropout=0.3, flat=None):
+    def __init__(self, steps=30, deadly=None, broken=None, marks=None, dropout=0.3, flat=None):
         self.steps, self.seed, self.deadly, self.broken, self.marks = steps, 3, deadly, broken, marks
-        self.torn, self.dropout, self.flat = torn, dropout, flat
+        self.dropout, self.flat = dropout, flat
 
     def inputs(self):
         return {"line": "sum"}
@@ -109,8 +109,6 @@ class Line(TrainStage):
             os.kill(os.getpid(), signal.SIGKILL)
         model.train()
         loss = workers.gather((model(x) - y) ** 2).mean()
-        if step == self.torn:
-            loss = loss * 1e9
         return loss * float("nan") if step == self.broken else loss, {}
 
     def validate(self, model, workers=ALONE):
