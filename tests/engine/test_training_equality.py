@@ -141,7 +141,9 @@ def test_zero_changes_nothing(kind: str, inputs: Path, tmp_path: Path) -> None:
         found[zero] = losses(out), load_file(out / FILES[kind])
     for zero in (1, 2, 3):
         assert max(abs(a - b) for a, b in zip(found[0][0], found[zero][0], strict=True)) < 1e-5, zero
-        assert all(torch.allclose(found[0][1][name], found[zero][1][name], atol=1e-5) for name in found[0][1]), zero
+        # A key's bias adds the same to all of a query's scores, so its gradient is 0 but for rounding, which Adam scales up.
+        names = [name for name in found[0][1] if not name.endswith("key.bias")]
+        assert all(torch.allclose(found[0][1][name], found[zero][1][name], atol=1e-5) for name in names), zero
 
 
 @pytest.mark.parametrize(
