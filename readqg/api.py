@@ -55,12 +55,29 @@ def train_generator(config: c.TrainGeneratorConfig) -> Summary:
     return stored.run(GeneratorTraining(config), config)
 
 
+def few_shot(config: c.FewShotConfig) -> Summary:
+    """Prompts made of worked examples instead of trained ones (InPars): something to compare with."""
+    from readqg.generator.few_shot import few_shot
+
+    return few_shot(config)
+
+
 def generate(config: c.GenerateConfig) -> Summary:
     """Queries for documents at the relevances asked."""
     from readqg.engine import data
     from readqg.generator.generate import GenerateStage
 
     return data.run(GenerateStage(config), config)
+
+
+def round_trip(config: c.RoundTripConfig) -> Summary:
+    """Every generated query asked back of the corpus by BM25: for filters and mined negatives of `train-reranker`."""
+    from readqg import local
+    from readqg.round_trip import RoundTripStage
+    from readqg.shards import OutputFolder
+
+    stage = RoundTripStage(config)
+    return local.run_here(stage, OutputFolder.begin(config.out, stage.name, c.identity(config), stage.inputs(), stage.models()))
 
 
 def train_reranker(config: c.TrainRerankerConfig) -> Summary:
@@ -191,3 +208,10 @@ def run(config: c.RunConfig) -> Summary:
     from readqg.pipeline import run as run_pipeline
 
     return run_pipeline(config)
+
+
+def experiment(config: c.ExperimentConfig) -> Summary:
+    """Recipes on collections with several seeds, from one YAML file: tables with intervals and tests of significance."""
+    from readqg.experiment import experiment as run_experiment
+
+    return run_experiment(config)

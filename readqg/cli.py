@@ -38,6 +38,7 @@ COMMANDS: dict[str, Command] = {
     "run": Command(config.RunConfig, api.run, "The whole way"),
     "import": Command(config.ImportConfig, api.import_corpus, "A corpus"),
     "generate": Command(config.GenerateConfig, api.generate, "A corpus"),
+    "round-trip": Command(config.RoundTripConfig, api.round_trip, "A corpus"),
     "train-reranker": Command(config.TrainRerankerConfig, api.train_reranker, "A corpus", starts_from="start"),
     "retrieve": Command(config.RetrieveConfig, api.retrieve, "A corpus"),
     "rank": Command(config.RankConfig, api.rank, "A corpus"),
@@ -47,8 +48,10 @@ COMMANDS: dict[str, Command] = {
     "train-generator": Command(
         config.TrainGeneratorConfig, api.train_generator, "The generator, once", starts_from="initial"
     ),
+    "few-shot": Command(config.FewShotConfig, api.few_shot, "The generator, once"),
     "evaluate": Command(config.EvaluateConfig, api.evaluate, "Measures"),
     "quality": Command(config.QualityConfig, api.quality, "Measures"),
+    "experiment": Command(config.ExperimentConfig, api.experiment, "Measures", "file"),
     "plan": Command(config.PlanConfig, api.plan, "Measures"),
     "doctor": Command(config.DoctorConfig, api.doctor, "Measures"),
     "verify": Command(config.VerifyConfig, api.verify, "Measures", "folder"),

@@ -3,6 +3,7 @@
 ```
 OUT/corpus/{documents,queries,judgments}   imported
 OUT/queries                                generated, r = 1 and r = 0
+OUT/round-trip                             the same asked back of the corpus, where the re-ranker's settings need it
 OUT/reranker                               the tuned cross-encoder, with its guard
 OUT/bm25, OUT/start, OUT/tuned             runs, where the corpus comes with queries
 OUT/start-fused, OUT/tuned-fused           the same with BM25's scores added
@@ -14,129 +15,68 @@ OUT/summary.json, OUT/report.html
 from __future__ import annotations
 
 import json
-import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from readqg import api, sample
 from readqg import config as c
+from readqg.clock import Clock
 from readqg.engine import cluster
-from readqg.errors import ConfigError
 from readqg.places import Place, place_of
 from readqg.progress import duration
-from readqg.shards import explained, write_whole
+from readqg.shards import write_whole
+from readqg.steps import Steps, prompts_of
 
-log = logging.getLogger("readqg")
-
-_C = TypeVar("_C", bound=c.Settings)
 MEASURES = ("nDCG@10", "R@100", "RR@10")
 
 
 def run(config: c.RunConfig) -> dict[str, Any]:
     """From documents to a re-ranker, a ranking and a report; returns what is written to OUT/summary.json."""
     out = place_of(config.out)
-    prompts = _prompts(config)
-    clock = _Clock(out / "_seconds.json")
+    prompts_of(config)
+    steps = Steps(config, out / "corpus")
+    clock = Clock(out / "_seconds.json")
     with clock.stage("import"):
-        imported = _import(config, out)
+        imported = steps.import_corpus()
     searched = (out / "corpus" / "queries").is_dir()
     quality = None
     with cluster.connect(config.compute):
         if searched:
             with clock.stage("retrieve"):
-                _retrieve(config, out)
+                steps.retrieve(out / "bm25", steps.judgments)
         with clock.stage("generate"):
-            _generate(config, out, prompts)
+            steps.generate(out / "queries")
         with clock.stage("train"):
-            _train(config, out)
+            steps.train(_asked_back(steps, out), out / "reranker")
         if searched:
             with clock.stage("rank"):
-                _rank(config, out, "start", config.start)
-                _rank(config, out, "tuned", str(out / "reranker"))
-                _fuse(config, out)
+                _rank(steps, out)
         if config.quality is not None:
             with clock.stage("quality"):
-                quality = _quality(config, config.quality, out)
+                quality = steps.quality(config.quality, out / "queries", out / "quality")
     with clock.stage("report"):
         summary = _report(config, out, imported, quality, clock)
     _table(summary)
     return summary
 
 
-def _prompts(config: c.RunConfig) -> str:
-    """The prompts to write queries with; the package's own fit its default backbone only."""
-    if config.prompts is not None:
-        return config.prompts
-    if config.backbone not in (None, c.SMOLLM2):
-        raise ConfigError(
-            f"There are no prompts for {config.backbone} yet. Train them once, from MS MARCO scores, and give them with --prompts:\n"
-            "  readqg pairs --scores SCORES --queries QUERIES --documents PASSAGES --out pairs\n"
-            f"  readqg train-generator --pairs pairs --backbone {config.backbone} --out prompts"
-        )
-    return str(sample.prompts_folder())
+def _asked_back(steps: Steps, out: Place) -> Place:
+    """The generated queries, asked back of the corpus where the re-ranker's settings need it."""
+    if not steps.config.reranker.needs_round_trip:
+        return out / "queries"
+    steps.round_trip(out / "queries", out / "round-trip")
+    return out / "round-trip"
 
 
-def _import(config: c.RunConfig, out: Place) -> dict[str, Any]:
-    places = {"source": config.corpus or str(sample.corpus_folder()), "out": str(out / "corpus"), "split": config.split}
-    return api.import_corpus(c.make(c.ImportConfig, config.documents.model_dump(), places))
-
-
-def _retrieve(config: c.RunConfig, out: Place) -> None:
-    judgments = out / "corpus" / "judgments"
-    places = {
-        "documents": str(out / "corpus" / "documents"),
-        "queries": str(out / "corpus" / "queries"),
-        "out": str(out / "bm25"),
-        "max_queries": config.max_queries,
-        "judgments": str(judgments) if judgments.is_dir() else None,
-    }
-    api.retrieve(c.make(c.RetrieveConfig, config.retrieve.model_dump(), places))
-
-
-def _generate(config: c.RunConfig, out: Place, prompts: str) -> None:
-    places = {"out": str(out / "queries"), "prompts": prompts, "backbone": config.backbone, "max_documents": config.max_documents}
-    api.generate(_stage(c.GenerateConfig, config, config.generate, out, places))
-
-
-def _train(config: c.RunConfig, out: Place) -> None:
-    places = {
-        "queries": str(out / "queries"),
-        "out": str(out / "reranker"),
-        "start": config.start,
-        "train": config.train.model_dump(),
-    }
-    api.train_reranker(_stage(c.TrainRerankerConfig, config, config.reranker, out, places))
-
-
-def _rank(config: c.RunConfig, out: Place, name: str, model: str) -> None:
-    places = {"run": str(out / "bm25"), "queries": str(out / "corpus" / "queries"), "out": str(out / name), "model": model}
-    api.rank(_stage(c.RankConfig, config, config.rank, out, places))
-
-
-def _fuse(config: c.RunConfig, out: Place) -> None:
-    for name in ("start", "tuned"):
-        places = {"run": str(out / name), "first": str(out / "bm25"), "out": str(out / f"{name}-fused")}
-        api.fuse(c.make(c.FuseConfig, config.fusion.model_dump(), places))
-
-
-def _quality(config: c.RunConfig, settings: c.QualitySettings, out: Place) -> dict[str, Any]:
-    places = {"queries": str(out / "queries"), "out": str(out / "quality"), "start": config.start}
-    return api.quality(_stage(c.QualityConfig, config, settings, out, places))
-
-
-def _stage(cls: type[_C], config: c.RunConfig, settings: c.Settings, out: Place, places: dict[str, Any]) -> _C:
-    """The config of a stage over the imported documents: its settings in the run's config, where it runs, and its places."""
-    shared = {"compute": config.compute.model_dump(), "documents": str(out / "corpus" / "documents")}
-    return c.make(cls, settings.model_dump(), shared, places)
+def _rank(steps: Steps, out: Place) -> None:
+    for name, model in (("start", steps.config.start), ("tuned", str(out / "reranker"))):
+        steps.rank(out / "bm25", model, out / name)
+        steps.fuse(out / name, out / "bm25", out / f"{name}-fused")
 
 
 def _report(
-    config: c.RunConfig, out: Place, imported: dict[str, Any], quality: dict[str, Any] | None, clock: _Clock
+    config: c.RunConfig, out: Place, imported: dict[str, Any], quality: dict[str, Any] | None, clock: Clock
 ) -> dict[str, Any]:
     from readqg.evaluation import report
 
@@ -170,26 +110,6 @@ def _cuts(config: c.RunConfig) -> list[str]:
     if config.corpus is None:
         cuts.append("a demonstration, too small to conclude from")
     return cuts
-
-
-class _Clock:
-    """Seconds a stage, summed over interrupted runs."""
-
-    def __init__(self, path: Place) -> None:
-        self.path = path
-        with explained(f"making {path.parent}"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        began, before = time.monotonic(), self.seconds.get(name, 0.0)
-        log.info("— %s", name)
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(before + time.monotonic() - began, 1)
-            write_whole(self.path, json.dumps(self.seconds))
 
 
 def _table(summary: dict[str, Any]) -> None:

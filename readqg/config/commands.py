@@ -7,18 +7,17 @@ from typing import Literal
 from pydantic import Field
 
 from readqg.config.base import Location, OptionalLocation, Settings
+from readqg.config.machine import MINILM_L12, Compute
 from readqg.config.stages import (
-    MINILM_L12,
-    Compute,
     FusionSettings,
     GenerateSettings,
     ImportSettings,
     QualitySettings,
-    RerankerSettings,
     RetrieveSettings,
+    RoundTripSettings,
     ScoreSettings,
-    TrainSettings,
 )
+from readqg.config.training import RerankerSettings, TrainSettings
 
 
 class VerifyConfig(Settings):
@@ -47,6 +46,8 @@ class RunConfig(Settings):
     documents: ImportSettings = ImportSettings()
     retrieve: RetrieveSettings = RetrieveSettings()
     generate: GenerateSettings = GenerateSettings()
+    round_trip: RoundTripSettings = RoundTripSettings()
+    """Where the re-ranker's settings ask for it."""
     reranker: RerankerSettings = RerankerSettings()
     rank: ScoreSettings = ScoreSettings()
     fusion: FusionSettings = FusionSettings()

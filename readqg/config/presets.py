@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from readqg.config.base import Settings
-from readqg.config.stages import FLAN_T5, MINILM_L6, MINILM_L12, SMOLLM2
+from readqg.config.machine import FLAN_T5, MINILM_L6, MINILM_L12, SMOLLM2
 
 _AUTHORS_GENERATOR = {
     "profile": "authors",

@@ -5,15 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from readqg.config.base import Location, OptionalLocation, Settings, placement
-from readqg.config.stages import (
-    FLAN_T5,
-    MINILM_L6,
-    MINILM_L12,
-    Compute,
-    GenerateSettings,
-    GeneratorSettings,
-    RerankerSettings,
-)
+from readqg.config.machine import FLAN_T5, MINILM_L6, MINILM_L12, Compute
+from readqg.config.stages import GenerateSettings
+from readqg.config.training import GeneratorSettings, RerankerSettings
 
 FloatRange = tuple[float, float]
 IntRange = tuple[int, int]

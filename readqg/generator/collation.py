@@ -112,10 +112,12 @@ def draw(
 
 
 def collate(rows: Sequence[dict[str, Any]], generator: Generator, settings: GeneratorSettings, draw_key: str) -> PairBatch:
-    """The batch of these rows of a pairs folder. What is random is keyed by `draw_key` and the document's id.
+    """The batch of these rows of a pairs folder. What is random is keyed by `draw_key` and the document's id. `unconditional`: the
+    m positives alone, under r = 1, each its own pair.
 
     Raises `InputError` for a document that lacks positives or negatives."""
     m = settings.m
+    size = m if settings.unconditional else 2 * m
     encodings: dict[tuple[str, float], int] = {}
     documents: list[list[int]] = []
     targets, encoding, group, pair, is_positive = [], [], [], [], []
@@ -124,17 +126,18 @@ def collate(rows: Sequence[dict[str, Any]], generator: Generator, settings: Gene
             raise InputError(f"Document {row['doc_id']!r} of the pairs has {len(row['positives'] or [])} positives and "
                              f"{len(row['negatives'] or [])} negatives: both are needed. Make the pairs with `readqg pairs`.")
         rng = np.random.Generator(np.random.Philox(key=stable_hash(f"{draw_key}/{row['doc_id']}", settings.seed)))
-        chosen = [*draw(row["positives"], settings, 0, rng), *draw(row["negatives"], settings, -1, rng)]
+        chosen = draw(row["positives"], settings, 0, rng)
+        chosen += [] if settings.unconditional else draw(row["negatives"], settings, -1, rng)
         ids = generator.document_ids(row["text"], settings.document_tokens)
         for j, query in enumerate(chosen):
-            key = (row["doc_id"], float(query["relevance"]))
+            key = (row["doc_id"], 1.0 if settings.unconditional else float(query["relevance"]))
             if key not in encodings:
                 encodings[key] = len(encodings)
                 documents.append(ids)
             encoding.append(encodings[key])
             group.append(stable_hash(f"{key[1]!r} {key[0]}") >> 1)
             targets.append(generator.target_ids(query["query"], settings.query_tokens))
-            pair.append(place * 2 * m + (j + m) % (2 * m))
+            pair.append(place * size + (j + m) % size)
             is_positive.append(j < m)
     # The authors' losses divide by padded lengths, so there padding is to the batch and no further.
     document_ids, document_mask = padded(documents, 0, 1 if settings.profile == "authors" else _DOCUMENT_MULTIPLE)

@@ -123,7 +123,7 @@ class GeneratorTraining(TrainStage):
         model.train(was_training)
         found = {"positive_own": own[positive], "positive_swapped": swapped[positive],
                  "negative_own": own[~positive], "negative_swapped": swapped[~positive]}
-        return {name: float(values.double().mean()) for name, values in found.items()}
+        return {name: float(values.double().mean()) for name, values in found.items() if len(values)}
 
     def save(self, model: Generator, folder: Path, log: list[dict[str, Any]]) -> None:
         """`prompts.safetensors`, `prompts.json` and the training log, `training_log.jsonl`."""

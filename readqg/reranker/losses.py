@@ -31,7 +31,8 @@ def hardest_documents(scores: Tensor, first: int = 0) -> Tensor:
 def bce_loss(own: Tensor, hardest: Tensor) -> Tensor:
     """Eq. 5 on the chosen pairs: 0.5 * (mean_i -log sigmoid(own_i) + mean_i -log(1 - sigmoid(hardest_i))), in nats.
 
-    own: (B,) logits F(q_i, d_i); hardest: (B,) logits F(q_i, d_k(i)). Returns a scalar."""
+    own: (B,) or (B, 1) logits F(q_i, d_i); hardest: logits F(q_i, d_k(i)) in any shape: of several other documents a query, their
+    mean is taken. Returns a scalar."""
     return 0.5 * (functional.softplus(-own).mean() + functional.softplus(hardest).mean())
 
 

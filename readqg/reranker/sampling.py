@@ -3,13 +3,16 @@
 A document is usable when it has at least one query at r = 1 and, where Eq. 6 is used, one at r = 0. Its k-th usable positive
 (in the order of `sample`) goes with its k-th usable negative; in epoch e a document is seen once, with its (e mod pairs)-th
 pair. Which documents a step holds is a function of (seed, step) and the set of documents alone.
+
+Two placebos for Eq. 6's negative keep all else as it is: the document's next positive, and another document's positive.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -20,21 +23,25 @@ from readqg.random_rows import RandomRows, in_order
 from readqg.shards import InputFolder, stable_hash
 
 QUERY_COLUMNS = ("doc_id", "relevance", "sample", "query", "error")
+ROUND_TRIP_COLUMNS = ("rank", "found")
 LEFT_OUT = (
-    "rows_with_error", "rows_with_empty_query", "documents_without_positive", "documents_without_negative", "identical_pairs",
+    "rows_with_error", "rows_with_empty_query", "positives_not_found", "negatives_found", "documents_without_positive",
+    "documents_without_negative", "identical_pairs",
 )
 """The counts of `read_examples` that say something of the input is not used."""
+Negative = Literal["generated", "other_document", "second_positive"]
 _FEWEST_TRAINED = 2  # Eq. 5 needs another document in the batch
 
 
 @dataclass(frozen=True)
 class Triple:
     """A document with its queries. `negative` is None where Eq. 6 has none: it is switched off, or the document's two
-    queries are the same."""
+    queries are the same. `found`: what the positive finds beside the document, best first, where that is read."""
 
     doc_id: str
     positive: str
     negative: str | None
+    found: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,14 +74,14 @@ class Examples:
         pairs = self.first[document + 1] - self.first[document]
         pair = self.first[document] + epoch % pairs
         positive = self.rows.read([int(self.positives[pair])])[0]
-        row = int(self.negatives[pair])
+        row, found = int(self.negatives[pair]), tuple(positive.get("found") or ())
         if row < 0:
-            return Triple(positive["doc_id"], positive["query"], None)
+            return Triple(positive["doc_id"], positive["query"], None, found)
         negative = self.rows.read([row])[0]
         if negative["doc_id"] != positive["doc_id"]:
             raise InputError(f"{self.rows.folder.path}: row {row} is of {negative['doc_id']!r}, not of {positive['doc_id']!r}: the folder "
                              "has changed while it was read. Give the command again.")
-        return Triple(positive["doc_id"], positive["query"], negative["query"])
+        return Triple(positive["doc_id"], positive["query"], negative["query"], found)
 
     def only(self, documents: np.ndarray) -> Examples:
         """Some of the documents, by their numbers, in the order given."""
@@ -97,29 +104,43 @@ class Examples:
         return self.only(np.setdiff1d(np.arange(len(self)), held_out)), self.only(held_out)
 
 
-def read_examples(folder: InputFolder, with_negatives: bool) -> tuple[Examples, dict[str, int]]:
+def read_examples(
+    folder: InputFolder, negative: Negative | None, round_trip: int | None = None, negative_round_trip: int | None = None,
+    with_found: bool = False,
+) -> tuple[Examples, dict[str, int]]:
     """The usable documents of a generated-queries folder, and counts of what was left out and why.
 
-    Left out: rows with an error or an empty query; rows of a relevance other than 1 and 0 (0 too, unless `with_negatives`);
-    then documents without a positive, or, `with_negatives`, without a negative. A pair of the same words (but for case and
-    white space) keeps its positive and loses its negative. The rows are looked at some at a time; what is kept of each are hashes."""
-    rows = pl.concat([_hashed(first, table) for first, table in in_order(folder, QUERY_COLUMNS)] or [_hashed(0, folder.read().slice(0, 0))])
-    usable = rows.filter("sound", "filled")
+    Left out: rows with an error or an empty query; rows of a relevance other than 1 and 0 (0 too, unless `negative` is
+    "generated"); positives that find their document on no place up to `round_trip`, negatives that do up to `negative_round_trip`;
+    then documents without a positive, or without a negative of their own where one is asked for ("other_document" is
+    chosen batch by batch, in `Batches`). A pair of the same words (but for case and white space) keeps its positive and loses its
+    negative. The rows are looked at some at a time; what is kept of each are hashes."""
+    columns = [*QUERY_COLUMNS, "rank"] if round_trip or negative_round_trip else QUERY_COLUMNS
+    rows = pl.concat([_hashed(first, table) for first, table in in_order(folder, columns)] or [_hashed(0, folder.read().slice(0, 0))])
+    rows = rows.with_columns(
+        lost=pl.lit(round_trip is not None) & (pl.col("relevance") == 1) & ~(pl.col("rank") <= (round_trip or 0)).fill_null(False),
+        true=pl.lit(negative_round_trip is not None) & (pl.col("relevance") == 0)
+        & (pl.col("rank") <= (negative_round_trip or 0)).fill_null(False))
+    usable = rows.filter("sound", "filled", ~pl.col("lost"), ~pl.col("true"))
     positives = _side(usable, 1.0, "positive")
-    negatives = _side(usable, 0.0, "negative")
-    paired = positives.join(negatives, on=["document", "k"], how="inner" if with_negatives else "left")
+    negatives = _next_positive(positives) if negative == "second_positive" else _side(usable, 0.0, "negative")
+    of_its_own = negative in ("generated", "second_positive")
+    paired = positives.join(negatives, on=["document", "k"], how="inner" if of_its_own else "left")
     pairs = paired.with_columns(same=pl.col("positive_words") == pl.col("negative_words")).sort("document", "k")
-    if not with_negatives:
+    if not of_its_own:
         pairs = pairs.with_columns(negative=pl.lit(None, pl.UInt32), same=pl.lit(False))
     sizes = pairs.group_by("document", maintain_order=True).len()["len"].to_numpy()
-    negative = pairs.select(pl.when("same").then(None).otherwise(pl.col("negative")).cast(pl.Int64).fill_null(-1)).to_series()
-    examples = Examples(RandomRows(folder, ("doc_id", "query")), np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]),
-                        pairs["positive"].to_numpy(), negative.to_numpy())
+    rows_of_negatives = pl.when("same").then(None).otherwise(pl.col("negative")).cast(pl.Int64).fill_null(-1)
+    texts = ("doc_id", "query", "found") if with_found else ("doc_id", "query")
+    examples = Examples(RandomRows(folder, texts), np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]),
+                        pairs["positive"].to_numpy(), pairs.select(rows_of_negatives).to_series().to_numpy())
     written = rows["document"].n_unique()
     counts = {
         "rows": rows.height,
         "rows_with_error": rows.select((~pl.col("sound")).sum()).item(),
         "rows_with_empty_query": rows.select((pl.col("sound") & ~pl.col("filled")).sum()).item(),
+        "positives_not_found": rows.filter("sound", "filled", "lost").height,
+        "negatives_found": rows.filter("sound", "filled", "true").height,
         "rows_of_other_relevance": rows.select((~pl.col("relevance").is_in([0.0, 1.0])).sum()).item(),
         "documents": written,
         "documents_without_positive": written - positives["document"].n_unique(),
@@ -132,10 +153,11 @@ def read_examples(folder: InputFolder, with_negatives: bool) -> tuple[Examples, 
 
 
 def _hashed(first: int, table: pa.Table) -> pl.DataFrame:
-    """Of some rows of a queries folder: row (its number), document and words (hashes), relevance, sample, sound, filled."""
+    """Of some rows of a queries folder: row (its number), document and words (hashes), relevance, sample, sound, filled, rank."""
     words = pl.col("query").fill_null("").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+    rank = pl.col("rank") if "rank" in table.column_names else pl.lit(None, pl.Int32).alias("rank")
     return pl.DataFrame(pl.from_arrow(table)).select(
-        (pl.int_range(pl.len()) + first).cast(pl.UInt32).alias("row"), pl.col("doc_id").hash().alias("document"),
+        rank, (pl.int_range(pl.len()) + first).cast(pl.UInt32).alias("row"), pl.col("doc_id").hash().alias("document"),
         words.hash().alias("words"), "relevance", "sample", pl.col("error").is_null().alias("sound"), (words != "").alias("filled"))
 
 
@@ -146,16 +168,23 @@ def _side(usable: pl.DataFrame, relevance: float, name: str) -> pl.DataFrame:
                        pl.col("words").alias(f"{name}_words"))
 
 
+def _next_positive(positives: pl.DataFrame) -> pl.DataFrame:
+    """As `_side` gives it: to each query of a document the next one, the first to the last; documents with one have none."""
+    following = (pl.col("k") - 1) % pl.len().over("document")
+    return positives.filter(pl.len().over("document") > 1).select(
+        "document", following.alias("k"), pl.col("positive").alias("negative"), pl.col("positive_words").alias("negative_words"))
+
+
 class Batches:
     """Which documents a batch holds.
 
     Every epoch is a permutation of all documents, keyed by (seed, epoch). Its last batch, if short, is filled up with the
     first documents of the same permutation: every document is seen in every epoch, all batches are of one size, and no
     document is twice in a batch. With fewer documents than `batch`, a batch is all of them. `fixed`: every epoch has the batches
-    of the first, in another order."""
+    of the first, in another order. `others`: the negative of a document is the positive of the one after it in the permutation."""
 
-    def __init__(self, examples: Examples, batch: int, seed: int, fixed: bool = False):
-        self.examples, self.seed, self.fixed = examples, seed, fixed
+    def __init__(self, examples: Examples, batch: int, seed: int, fixed: bool = False, others: bool = False):
+        self.examples, self.seed, self.fixed, self.others = examples, seed, fixed, others
         self.size = min(batch, len(examples))
         self.per_epoch = -(-len(examples) // self.size)
         self._orders: dict[tuple[str, int], np.ndarray] = {}
@@ -164,9 +193,12 @@ class Batches:
         """Batch `number` (0-based)."""
         epoch, place = number // self.per_epoch, self.place(number)
         order = self._permutation("", 0 if self.fixed else epoch, len(self.examples))
-        chosen = order[place * self.size:(place + 1) * self.size]
-        chosen = np.concatenate([chosen, order[:self.size - len(chosen)]])
-        return [self.examples.triple(int(row), epoch) for row in chosen]
+        places = np.arange(place * self.size, (place + 1) * self.size) % len(order)
+        triples = [self.examples.triple(int(row), epoch) for row in order[places]]
+        if not self.others:
+            return triples
+        following = [self.examples.triple(int(row), epoch).positive for row in order[(places + 1) % len(order)]]
+        return [_with_negative(triple, query) for triple, query in zip(triples, following, strict=True)]
 
     def place(self, number: int) -> int:
         """Where batch `number` lies in its epoch's permutation; fixed batches keep their place whatever the epoch."""
@@ -179,3 +211,8 @@ class Batches:
             key = stable_hash(f"{what}{epoch}", self.seed)
             self._orders = {**kept, (what, epoch): np.random.Generator(np.random.Philox(key=key)).permutation(size).astype(np.uint32)}
         return self._orders[what, epoch]
+
+
+def _with_negative(triple: Triple, query: str) -> Triple:
+    same = triple.positive.lower().split() == query.lower().split()
+    return triple if same else replace(triple, negative=query)

@@ -4,6 +4,9 @@ A batch is B documents with a positive and a hard negative query each. The searc
 with dropout off and without gradient; the gradient then runs through the chosen pairs alone: (q_i, d_i), (q_i, d_k(i)) and the
 pair of Eq. 6. So a batch costs 3 B pairs with gradient rather than B x B, and its value and gradient are those of the losses
 on the full matrix. Of several workers each takes a share of the queries, against all documents of the batch.
+
+With `mined` documents there is no search: a query's other documents are drawn from those that BM25 finds for it, and the second
+mean of Eq. 5 runs over all of them.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +30,10 @@ from readqg.crossencoder import EncodedPairs, PairTokenizer, load_model
 from readqg.errors import InputError
 from readqg.reranker import card
 from readqg.reranker.losses import bce_loss, hardest_documents, margin_ranking_loss
-from readqg.reranker.sampling import LEFT_OUT, QUERY_COLUMNS, Batches, Triple, read_examples
+from readqg.reranker.sampling import LEFT_OUT, QUERY_COLUMNS, ROUND_TRIP_COLUMNS, Batches, Triple, read_examples
 from readqg.reranker.scoring import TrainingScorer, keep_head_in_float32
 from readqg.reranker.selection import HeldOut, Validation, has_collapsed, verdict_from_log
-from readqg.shards import open_input
+from readqg.shards import InputFolder, open_input, stable_hash
 from readqg.training import TrainStage, scheduled
 from readqg.workers import ALONE, Workers
 
@@ -41,12 +45,15 @@ _ON_WORKER = ("_placement", "_scorer", "_held_out")
 @dataclass(frozen=True)
 class Batch:
     """A worker's b of the B documents of a batch, its pairs tokenised: document i here is document `first` + i of the batch. Row
-    i * B + j of `encoded` is (q_i, d_j); row b * B + e is the pair of Eq. 6 of the e-th document that has one, `negatives[e]`."""
+    i * columns + j of `encoded` is (q_i, j-th of its documents); row b * columns + e is the pair of Eq. 6 of the e-th document that
+    has one, `negatives[e]`.
+
+    The documents of a query are the batch's, its own at column `first` + i; or, `mined`, its own and then the mined ones."""
 
     number: int
-    documents: int
-    """B."""
+    columns: int
     first: int
+    mined: bool
     negatives: list[int]
     encoded: EncodedPairs
     duplicates: int
@@ -55,7 +62,15 @@ class Batch:
     @property
     def own(self) -> int:
         """b."""
-        return (len(self.encoded.input_ids) - len(self.negatives)) // self.documents
+        return (len(self.encoded.input_ids) - len(self.negatives)) // self.columns
+
+    def row(self, i: int, column: int) -> int:
+        return i * self.columns + column
+
+    @property
+    def own_rows(self) -> list[int]:
+        """Of (q_i, d_i)."""
+        return [self.row(i, 0 if self.mined else self.first + i) for i in range(self.own)]
 
 
 class RerankerTraining(TrainStage):
@@ -69,15 +84,18 @@ class RerankerTraining(TrainStage):
     def __init__(self, config: TrainRerankerConfig):
         self.config = config
         self.seed = config.seed
-        self.queries = open_input(config.queries, QUERY_COLUMNS)
+        self.queries = open_queries(config)
         self.documents = Documents.open(config.documents)
         self._start = str(Path(config.start).absolute()) if Path(config.start).is_dir() else config.start
         self._models = {"start": models.fingerprint(config.start)}
-        examples, self.counts = read_examples(self.queries, with_negatives=config.w_mr > 0)
+        examples, self.counts = read_examples(
+            self.queries, config.negative if config.w_mr > 0 else None, config.round_trip, config.negative_round_trip,
+            with_found=config.mined > 0)
         self._check(doc_id for _, doc_id in examples.doc_ids())
         trained, self._held_out_examples = examples.split(config.held_out_share, config.held_out_max)
         self.counts |= {"documents_trained": len(trained), "documents_held_out": len(self._held_out_examples)}
-        self.batches = Batches(trained, config.batch, config.seed, fixed=config.search == "cached")
+        others = config.w_mr > 0 and config.negative == "other_document"
+        self.batches = Batches(trained, config.batch, config.seed, fixed=config.search == "cached", others=others)
         self.most_workers = self.batches.size
         self._accumulation = config.train.accumulation
         self.steps = -(-self.batches.per_epoch * config.epochs // self._accumulation)
@@ -131,10 +149,29 @@ class RerankerTraining(TrainStage):
         texts = self.documents.texts([t.doc_id for t in triples])
         first, stop = workers.span(len(triples))
         mine = triples[first:stop]
-        pairs = [(t.positive, text) for t in mine for text in texts]
+        others = self.documents.texts([doc_id for t in mine for doc_id in self._mined(t, triples, number)])
+        per_query = self.config.mined
+        if per_query:
+            pairs = [(t.positive, text) for i, t in enumerate(mine)
+                     for text in (texts[first + i], *others[i * per_query:(i + 1) * per_query])]
+        else:
+            pairs = [(t.positive, text) for t in mine for text in texts]
         negatives = [i for i, t in enumerate(mine) if t.negative is not None]
         pairs += [self._negative_pair(mine[i], texts[first + i]) for i in negatives]
-        return Batch(number, len(triples), first, negatives, self._scorer.tokenize(pairs), _duplicates(triples, texts))
+        columns = 1 + per_query if per_query else len(triples)
+        return Batch(number, columns, first, per_query > 0, negatives, self._scorer.tokenize(pairs), _duplicates(triples, texts))
+
+    def _mined(self, triple: Triple, triples: list[Triple], number: int) -> list[str]:
+        """Ids of the mined documents of a query. Where BM25 finds too few, others of the batch stand in; of a batch too small for
+        that, some stand twice."""
+        wanted = self.config.mined
+        if not wanted:
+            return []
+        found = list(triple.found[self.config.mined_from - 1:])
+        rng = np.random.Generator(np.random.Philox(key=stable_hash(f"mined {number} {triple.doc_id}", self.seed)))
+        drawn = [found[i] for i in rng.permutation(len(found))[:wanted]]
+        rest = [t.doc_id for t in triples if t.doc_id != triple.doc_id]
+        return [*drawn, *islice(cycle(rest), wanted - len(drawn))]
 
     def _negative_pair(self, triple: Triple, text: str) -> tuple[str, str]:
         """F(q_i, n_i), with n_i in the passage's place, or F(n_i, d_i)."""
@@ -143,17 +180,17 @@ class RerankerTraining(TrainStage):
 
     def loss(self, model: Any, batch: Batch, workers: Workers = ALONE) -> tuple[torch.Tensor, dict[str, float]]:
         """L_bce + w_mr * L_mr. Documents without a negative are left out of the mean of L_mr."""
-        b, columns, encoded = batch.own, batch.documents, batch.encoded
-        hardest = self._hardest(model, batch, workers)
-        own_rows = [i * columns + batch.first + i for i in range(b)]
-        hardest_rows = [i * columns + hardest[i] for i in range(b)]
-        negative_rows = [b * columns + e for e in range(len(batch.negatives))]
-        logits = self._scorer.with_gradient(model, encoded, own_rows + hardest_rows + negative_rows, workers)
-        own, hard, negative = logits.split([b, b, len(negative_rows)])
+        b = batch.own
+        other_rows = self._other_rows(model, batch, workers)
+        negative_rows = [batch.row(b, e) for e in range(len(batch.negatives))]
+        rows = batch.own_rows + other_rows + negative_rows
+        own, others, negative = self._scorer.with_gradient(model, batch.encoded, rows, workers).split(
+            [b, len(other_rows), len(negative_rows)])
         beside, negative = workers.gather(torch.stack([own[batch.negatives], negative], dim=1)).unbind(1)
-        own, hard = workers.gather(torch.stack([own, hard], dim=1)).unbind(1)
-        loss = bce = bce_loss(own, hard)
-        measured = {"bce": bce, "own_score": own.mean(), "hardest_score": hard.mean(), "accuracy": (own > hard).float().mean()}
+        own, others = workers.gather(torch.cat([own[:, None], others.view(b, -1)], dim=1)).tensor_split([1], dim=1)
+        loss = bce = bce_loss(own, others)
+        measured = {"bce": bce, "own_score": own.mean(), "hardest_score": others.amax(1).mean(),
+                    "accuracy": (own > others).all(1).float().mean()}
         if len(negative):
             mr = margin_ranking_loss(beside, negative, self.config.margin, self.config.sign, self.config.activation)
             loss = bce + self.config.w_mr * mr
@@ -161,13 +198,19 @@ class RerankerTraining(TrainStage):
         values = torch.stack([value.detach() for value in measured.values()]).tolist()
         return loss, {**dict(zip(measured, values, strict=True)), "duplicates": float(batch.duplicates)}
 
+    def _other_rows(self, model: Any, batch: Batch, workers: Workers) -> list[int]:
+        """Rows of the other documents of Eq. 5, query by query, as many for each."""
+        if batch.mined:
+            return [batch.row(i, column) for i in range(batch.own) for column in range(1, batch.columns)]
+        return [batch.row(i, column) for i, column in enumerate(self._hardest(model, batch, workers))]
+
     def _hardest(self, model: Any, batch: Batch, workers: Workers) -> list[int]:
         """k(i) of this worker's queries: columns of the batch."""
         place = self.batches.place(batch.number)
         first, stop = batch.first, batch.first + batch.own
         if place in self._found:
             return self._found[place][first:stop]
-        b, columns = batch.own, batch.documents
+        b, columns = batch.own, batch.columns
         scores = np.full((b, columns), -np.inf, dtype=np.float32)
         others = np.ones((b, columns), dtype=bool)
         others[np.arange(b), first + np.arange(b)] = False
@@ -215,6 +258,18 @@ class RerankerTraining(TrainStage):
         verdict = verdict_from_log(log)
         card.write_model(model, self._scorer.tokenize.tokenizer, folder)
         card.write_documents(folder, self.config, verdict, self.counts, self.steps, log)
+
+
+def open_queries(config: TrainRerankerConfig) -> InputFolder:
+    """Raises `InputError` where it is no folder of generated queries, or lacks the round trip that the settings ask for."""
+    if not config.needs_round_trip:
+        return open_input(config.queries, QUERY_COLUMNS)
+    try:
+        return open_input(config.queries, (*QUERY_COLUMNS, *ROUND_TRIP_COLUMNS))
+    except InputError as error:
+        raise InputError(
+            f"{error}\nround_trip, negative_round_trip and mined need queries that were asked back of the corpus: give the output of "
+            f"`readqg round-trip --queries {config.queries} --documents {config.documents} --out OUT`.") from error
 
 
 def _duplicates(triples: list[Triple], texts: list[str]) -> int:

@@ -1,6 +1,7 @@
 """Scoring text pairs against `sentence_transformers.CrossEncoder.predict`, as a user calls it and at its best setting.
 
-    python -m tests.benchmarks.bench_scoring --data ../shared/data/scifact --model ../shared/models/ms-marco-MiniLM-L-12-v2
+    python -m tests.benchmarks.bench_scoring --data ../shared/data/scifact
+    python -m tests.benchmarks.bench_scoring --data ../shared/data/msmarco-v1-dl --split dl19
 
 The pairs are BM25's best documents for a few judged queries, so that nDCG@10 can be compared too. Ours is what the stages run:
 `CrossEncoderScorer` in the precision that the device has natively. The baseline's best setting takes that precision as well and the
@@ -27,7 +28,7 @@ from tests.benchmarks.timing import machine, paired, seconds
 def main() -> None:
     args = _args()
     torch.set_num_threads(args.threads)
-    judgments = read_judgments(args.data)
+    judgments = read_judgments(args.data, args.split)
     queries = read_texts(args.data)
     asked = {query: queries[query] for query in subset([q for q in judgments if q in queries], args.queries)}
     documents = Documents.open(args.data)
@@ -67,6 +68,7 @@ def _quality(keys: list[tuple[str, str]], judgments: dict[str, dict[str, int]], 
 def _args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data/scifact")
+    parser.add_argument("--split", default="test", help="which judgments")
     parser.add_argument("--model", default="../shared/models/ms-marco-MiniLM-L-12-v2")
     parser.add_argument("--queries", type=int, default=10)
     parser.add_argument("--top-k", type=int, default=20)

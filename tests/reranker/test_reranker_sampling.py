@@ -11,8 +11,8 @@ from readqg.shards import open_input
 from tests.reranker.corpus import both_queries, query_row, write_queries
 
 
-def _read(path, rows, with_negatives=True):
-    return read_examples(open_input(write_queries(path / "queries", rows)), with_negatives)
+def _read(path, rows, negative="generated"):
+    return read_examples(open_input(write_queries(path / "queries", rows)), negative)
 
 
 def _examples(number, pairs=1):
@@ -40,14 +40,15 @@ def test_rows_with_an_error_or_an_empty_query_are_left_out_and_counted(tmp_path)
     assert set(_ids(examples)) == {"d1", "d4"}
     assert _triples(examples)["d4"] == Triple("d4", "q4", "n4")
     assert counts == {
-        "rows": 9, "rows_with_error": 1, "rows_with_empty_query": 1, "rows_of_other_relevance": 1, "documents": 4,
+        "rows": 9, "rows_with_error": 1, "rows_with_empty_query": 1, "rows_of_other_relevance": 1,
+        "positives_not_found": 0, "negatives_found": 0, "documents": 4,
         "documents_without_positive": 1, "documents_without_negative": 1, "documents_usable": 2, "identical_pairs": 0,
         "repeated_positives": 0,
     }
 
 
 def test_positives_alone_are_enough_without_eq_6(tmp_path):
-    examples, counts = _read(tmp_path, [query_row("d1", 1.0, "q1"), query_row("d2", 0.0, "n2")], with_negatives=False)
+    examples, counts = _read(tmp_path, [query_row("d1", 1.0, "q1"), query_row("d2", 0.0, "n2")], negative=None)
     assert [examples.triple(row, 0) for row in range(len(examples))] == [Triple("d1", "q1", None)]
     assert (counts["documents_without_positive"], counts["documents_without_negative"]) == (1, 0)
 
@@ -62,7 +63,7 @@ def test_the_same_query_as_positive_and_negative_loses_its_negative(tmp_path):
 
 def test_positives_that_two_documents_share_are_counted(tmp_path):
     rows = [query_row("d1", 1.0, "what is lift"), query_row("d2", 1.0, "What is lift"), query_row("d3", 1.0, "else")]
-    assert _read(tmp_path, rows, with_negatives=False)[1]["repeated_positives"] == 1
+    assert _read(tmp_path, rows, negative=None)[1]["repeated_positives"] == 1
 
 
 def test_a_bad_sample_does_not_cost_its_document(tmp_path):
@@ -124,3 +125,28 @@ def test_held_out_documents_are_not_trained_on(number, share, most):
 def test_too_few_documents_are_refused():
     with pytest.raises(InputError, match="2 documents have usable queries; training needs 3"):
         _examples(2).split(0.1, 100)
+
+
+def test_a_placebo_of_the_same_document_takes_its_next_positive(tmp_path):
+    rows = [query_row("d1", 1.0, f"q{i}", i) for i in range(3)] + [*both_queries("d2")]
+    examples, counts = _read(tmp_path, rows, negative="second_positive")
+    assert [examples.triple(0, epoch) for epoch in range(3)] == [
+        Triple("d1", "q0", "q1"), Triple("d1", "q1", "q2"), Triple("d1", "q2", "q0")]
+    assert (len(examples), counts["documents_without_negative"]) == (1, 1)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(2, 30), st.integers(2, 9), st.booleans())
+def test_a_placebo_of_another_document_takes_its_positive(number, batch, fixed):
+    batches = Batches(_examples(number), batch, seed=0, fixed=fixed, others=True)
+    plain = Batches(_examples(number), batch, seed=0, fixed=fixed)
+    for step in range(2 * batches.per_epoch):
+        for triple, without in zip(batches.triples(step), plain.triples(step), strict=True):
+            assert (triple.doc_id, triple.positive) == (without.doc_id, without.positive)
+            assert triple.negative.split()[1] == "positive"
+            assert triple.negative.split()[0] != triple.doc_id
+
+
+def test_another_document_with_the_same_query_gives_no_negative(tmp_path):
+    examples, _ = _read(tmp_path, [query_row("d1", 1.0, "What is lift"), query_row("d2", 1.0, "what is  lift")], negative="other_document")
+    assert {t.negative for t in Batches(examples, 2, seed=0, others=True).triples(0)} == {None}

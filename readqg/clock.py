@@ -1,0 +1,34 @@
+"""Seconds that work took, summed over interrupted runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from readqg.places import Place
+from readqg.shards import explained, write_whole
+
+log = logging.getLogger("readqg")
+
+
+class Clock:
+    """`with clock.stage("rank"): ...` adds to what the file at `path` says of "rank"."""
+
+    def __init__(self, path: Place) -> None:
+        self.path = path
+        with explained(f"making {path.parent}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began, before = time.monotonic(), self.seconds.get(name, 0.0)
+        log.info("— %s", name)
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(before + time.monotonic() - began, 1)
+            write_whole(self.path, json.dumps(self.seconds))

@@ -1,0 +1,169 @@
+"""Training the two models. "2", "3.2", ... name the section of the method; units stand in the name or the docstring."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from readqg.config.base import Location, OptionalLocation, Settings, placement
+from readqg.config.machine import FLAN_T5, MINILM_L6, SMOLLM2, Compute
+
+
+class GeneratorSettings(Settings):
+    """Section 2."""
+
+    profile: Literal["paper", "authors"] = "paper"
+    """Which form the losses and the sampling of pairs take."""
+    n_relevance: int = Field(5, ge=0)
+    n_instruction: int = Field(10, ge=0)
+    instruction: str = "Generate a question for this passage with the labels:"
+    separator: str = "\nQuestion:"
+    """Decoder-only backbones: text between the document and the query."""
+    m: int = Field(4, ge=1)
+    """Positives, and negatives, of a document in a step."""
+    documents_per_step: int = Field(4, ge=1)
+    steps: int = Field(20_000, ge=0)
+    learning_rate: float = Field(1e-2, gt=0)
+    schedule: Literal["constant", "linear"] = "constant"
+    """What the learning rate does after the warm-up: stay, or fall to 0 with the last step."""
+    warmup_steps: int = Field(0, ge=0)
+    document_tokens: int = Field(128, ge=1)
+    query_tokens: int = Field(16, ge=2)
+    temperature: float = Field(0.25, gt=0)
+    """tau of Eq. 3."""
+    margin: float = 1.0
+    """eps of Eq. 4, nats."""
+    w_mle: float = Field(1.0, ge=0)
+    w_sc: float = Field(1.0, ge=0)
+    w_cal: float = Field(1.0, ge=0)
+    """Weights of Eq. 2, 3 and 4; 0 switches a loss off, and its computation."""
+    unconditional: bool = False
+    """A control without relevance: positive queries alone, all under r = 1. Needs w_sc and w_cal 0."""
+    length_normalised: bool = False
+    """Eq. 4 on log-likelihoods a token instead of summed ones."""
+    dropout: bool = False
+    """Dropout in the frozen backbone while training (on in the authors' code)."""
+    held_out_documents: int = Field(64, ge=0)
+    """Documents, drawn by a stable hash, kept out of training for validation."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _unconditional_fits(self) -> GeneratorSettings:
+        if self.unconditional and (self.w_sc or self.w_cal):
+            raise ValueError("unconditional leaves nothing for Eq. 3 and 4 to tell apart: set w_sc and w_cal to 0")
+        return self
+
+
+class TrainSettings(Settings):
+    """How the training loop runs; the same for both models. `compute.workers` workers share each batch."""
+
+    checkpoint_steps: int = placement(100, ge=1)
+    validate_steps: int = Field(200, ge=1)
+    log_steps: int = Field(1, ge=1)
+    keep_checkpoints: int = placement(2, ge=1)
+    accumulation: int = Field(1, ge=1)
+    """Batches whose gradients make one step. A loss is a mean over one batch, a step's gradient the mean over its batches."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed's ZeRO: what is split among the workers. 1: optimizer states; 2: gradients too; 3: parameters too."""
+    offload: bool = placement(False)
+    """ZeRO 2 and 3: optimizer states (with 3, parameters too) lie in the CPU's memory instead of the GPU's."""
+    min_workers: int | None = placement(None, ge=1)
+    """Go on with as few workers as this where nodes are lost, and with up to `compute.workers` where they come back. ZeRO 0 only:
+    what ZeRO splits among the workers cannot be given to another number of them."""
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = placement(("tensorboard",))
+    """Where metrics go, besides JSON lines. `mlflow` and `wandb` need the extra of that name."""
+
+    @model_validator(mode="after")
+    def _zero_fits(self) -> TrainSettings:
+        if self.min_workers is not None and self.zero_stage > 0:
+            raise ValueError(f"min_workers needs zero_stage 0: DeepSpeed refuses a checkpoint of ZeRO {self.zero_stage} on another "
+                             "number of workers. Leave min_workers out, or set zero_stage 0")
+        if self.offload and self.zero_stage < 2:
+            raise ValueError(f"offload needs zero_stage 2 or 3; found {self.zero_stage}")
+        return self
+
+
+class TrainGeneratorConfig(GeneratorSettings):
+    pairs: Location
+    out: Location
+    backbone: Location = FLAN_T5
+    initial: OptionalLocation = None
+    """A prompts folder to start from, of the same backbone; none: the embeddings of the instruction, of "true" and of "false".
+    On the command line also `--from`."""
+    weight_decay: float = Field(0.0, ge=0)
+    gradient_clip: float = Field(0.0, ge=0)
+    """Norm; 0: none."""
+    train: TrainSettings = TrainSettings()
+    compute: Compute = Compute()
+
+
+class FewShotConfig(Settings):
+    """Prompts made of worked examples, without training (InPars)."""
+
+    pairs: Location
+    """Where the examples come from: a document with its best positive query each."""
+    out: Location
+    backbone: Location = SMOLLM2
+    examples: int = Field(3, ge=1)
+    example_words: int = Field(60, ge=1)
+    """Words of an example's document at most."""
+    seed: int = 0
+    """Which documents are drawn."""
+
+
+class RerankerSettings(Settings):
+    """Section 4."""
+
+    sign: Literal["paper", "authors"] = "paper"
+    activation: Literal["identity", "sigmoid"] = "identity"
+    negative_pair: Literal["query_query", "query_document"] = "query_query"
+    negative: Literal["generated", "other_document", "second_positive"] = "generated"
+    """Where n of Eq. 6 comes from: the document's query at r = 0; or, as a placebo, another document's positive query, or the
+    document's next query at r = 1 (which needs two samples at least)."""
+    margin: float = 0.0
+    w_mr: float = Field(1.0, ge=0)
+    """Weight of Eq. 6; 0: positives only."""
+    batch: int = Field(8, ge=2)
+    """Documents a batch, of all workers together."""
+    search: Literal["fresh", "cached"] = "fresh"
+    """Eq. 5's k(i): searched anew in every batch, or, cached, in the first epoch alone. Then every epoch has the same batches, in
+    another order, and k(i) stays what it was found to be."""
+    round_trip: int | None = Field(None, ge=1)
+    """Only queries at r = 1 whose document BM25 finds among its first so many are positives. Needs `readqg round-trip`."""
+    negative_round_trip: int | None = Field(None, ge=1)
+    """A query at r = 0 whose document BM25 finds among its first so many is no negative. Needs `readqg round-trip`."""
+    mined: int = Field(0, ge=0)
+    """Eq. 5's other documents of a query: 0, k(i) of the batch; else so many drawn from those that BM25 finds for the query. Needs
+    `readqg round-trip`."""
+    mined_from: int = Field(3, ge=1)
+    """The first place, from 1, that mined documents are drawn from: the very first may well be relevant too."""
+    epochs: int = Field(2, ge=1)
+    learning_rate: float = Field(7e-6, gt=0)
+    schedule: Literal["constant", "linear"] = "linear"
+    warmup_epochs: float = Field(0.1, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    gradient_clip: float = Field(1.0, ge=0)
+    max_length: int = Field(384, ge=8)
+    batch_tokens: int = Field(8192, ge=1)
+    held_out_share: float = Field(0.1, gt=0, lt=1)
+    """Share of the documents, drawn by a stable hash, kept out of training to choose the weights and for the guard."""
+    held_out_max: int = Field(100, ge=1)
+    """Held-out documents at most."""
+    seed: int = 0
+
+    @property
+    def needs_round_trip(self) -> bool:
+        return bool(self.round_trip or self.negative_round_trip or self.mined)
+
+
+class TrainRerankerConfig(RerankerSettings):
+    queries: Location
+    """Generated queries with r = 1 and r = 0."""
+    documents: Location
+    out: Location
+    start: Location = MINILM_L6
+    """The model to train, and to compare with; on the command line also `--from`."""
+    train: TrainSettings = TrainSettings(checkpoint_steps=20, validate_steps=40)
+    compute: Compute = Compute()

@@ -1,0 +1,222 @@
+"""One cell: from a collection to per-query figures of a recipe.
+
+What cells have in common is made once: every stage's folder lies under OUT/shared/COLLECTION and is named by a hash of its
+settings and of the folders it reads, so two cells that ask for the same thing find it there. A cell itself keeps small files:
+
+```
+OUT/cells/COLLECTION/RECIPE/SEED/values.parquet   collection, recipe, seed, system, query_id, ndcg@10, recall@100
+OUT/cells/COLLECTION/RECIPE/SEED/facts.json       what it was, what it cost, what the guard said; written last
+```
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from readqg import api, runs
+from readqg.clock import Clock
+from readqg.config import FewShotConfig, RunConfig, TrainGeneratorConfig, identity
+from readqg.corpus import read_judgments
+from readqg.errors import InputError
+from readqg.evaluation.metrics import per_query
+from readqg.experiment.matrix import Cell
+from readqg.places import Place
+from readqg.reranker.averaging import average
+from readqg.reranker.selection import read_verdict
+from readqg.shards import appearing, fingerprint, stable_hash, write_whole
+from readqg.steps import Steps
+
+MEASURES = {"ndcg": "nDCG@10", "recall": "R@100"}
+VALUES = pa.schema([
+    ("collection", pa.string()), ("recipe", pa.string()), ("seed", pa.int64()), ("system", pa.string()), ("query_id", pa.string()),
+    ("ndcg", pa.float64()), ("recall", pa.float64()),
+])
+
+
+@dataclass(frozen=True)
+class CellFolder:
+    """Where a cell's own files lie."""
+
+    path: Place
+
+    def facts(self) -> dict[str, Any] | None:
+        """What a finished cell says of itself; None where it is not finished."""
+        path = self.path / "facts.json"
+        found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+        return found
+
+    def values(self) -> pa.Table:
+        with (self.path / "values.parquet").open("rb") as file:
+            return pq.read_table(file)
+
+    def write(self, values: pa.Table, facts: dict[str, Any]) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        with appearing(self.path / "values.parquet") as partial:
+            pq.write_table(values, partial, compression="zstd")
+        write_whole(self.path / "facts.json", json.dumps(facts, indent=1, default=str) + "\n")
+
+
+def folder_of(out: Place, cell: Cell) -> CellFolder:
+    return CellFolder(out / "cells" / cell.collection / cell.recipe / str(cell.seed))
+
+
+def is_done(out: Place, cell: Cell) -> bool:
+    """Whether the cell is there, as the matrix now asks for it."""
+    facts = folder_of(out, cell).facts()
+    return facts is not None and facts["asked"] == fingerprint(cell.identity)
+
+
+def make_prompts(config: TrainGeneratorConfig | FewShotConfig | None, out: str) -> None:
+    """Train prompts, or make them of examples."""
+    if isinstance(config, FewShotConfig):
+        api.few_shot(config.model_copy(update={"out": out}))
+    elif config is not None:
+        api.train_generator(config.model_copy(update={"out": out}))
+
+
+class CellRun:
+    """The folders of one cell, made as they are asked for."""
+
+    def __init__(self, out: Place, cell: Cell) -> None:
+        self.cell = cell
+        self.shared = out / "shared" / cell.collection
+        self.seconds: dict[str, float] = {}
+        self._prompts = None if cell.prompts is None else out / "shared" / self._named("prompts", cell.prompts, cell.prompts.backbone)
+        self.config = cell.config if self._prompts is None else cell.config.model_copy(update={"prompts": str(self._prompts)})
+        self.steps = Steps(self.config, self.shared / self._named("corpus", cell.source.source, cell.source.split, cell.config.documents))
+
+    def run(self) -> tuple[pa.Table, dict[str, Any]]:
+        """Per-query figures, and what the cell was and cost."""
+        with self._timed("import", self.steps.corpus, self.steps.corpus / "documents"):
+            self.steps.import_corpus()
+        judgments = self._judgments()
+        bm25 = self._place("bm25", self.config.retrieve, self.config.max_queries, self.cell.source.half)
+        with self._timed("retrieve", bm25):
+            self.steps.retrieve(bm25, str(judgments))
+        start = self._ranked(bm25, self.config.start)
+        model = self._model()
+        ranked = start if model is None else self._ranked(bm25, str(model))
+        systems = {
+            "bm25": bm25, "start": start, "start-fused": self._fused(start, bm25),
+            "recipe": ranked, "recipe-fused": self._fused(ranked, bm25),
+        }
+        asked = set(runs.read_queries_beside(bm25) or ())
+        qrels = {query: docs for query, docs in read_judgments(judgments).items() if query in asked}
+        values = pa.concat_tables(self._values(name, place, qrels) for name, place in systems.items())
+        return values, self._facts(model)
+
+    def _judgments(self) -> Place:
+        """The collection's judgments, of the half that is asked for: every second query in the order of a stable hash."""
+        if self.steps.judgments is None:
+            raise InputError(f"{self.cell.source.source} has no judgments ({self.cell.source.split}), so nothing can be measured on it.")
+        half = self.cell.source.half
+        whole = self.steps.corpus / "judgments"
+        if half is None:
+            return whole
+        judged = read_judgments(whole)
+        chosen = sorted(judged, key=lambda query: (stable_hash(query), query))[0 if half == "scan" else 1 :: 2]
+        path = self.shared / f"{self.steps.corpus.name}-{half}.tsv"
+        lines = [f"{query}\t{doc}\t{grade}\n" for query in sorted(chosen) for doc, grade in judged[query].items()]
+        write_whole(path, "query-id\tcorpus-id\tscore\n" + "".join(lines))
+        return path
+
+    def _model(self) -> Place | None:
+        """The tuned model, averaged with the start where the recipe says so; None for the start itself."""
+        if not self.cell.settings.train:
+            return None
+        queries = self._queries(self.config)
+        if self.config.reranker.needs_round_trip:
+            back = self._place("round-trip", queries.name, self.config.round_trip)
+            with self._timed("round-trip", back):
+                self.steps.round_trip(queries, back)
+            queries = back
+        tuned = self._place("reranker", queries.name, self.config.reranker, self.config.train, self.config.start)
+        with self._timed("train", tuned):
+            self.steps.train(queries, tuned)
+        self.tuned = tuned
+        share = self.cell.settings.average
+        if share is None:
+            return tuned
+        averaged = self._place("averaged", tuned.name, share)
+        average(self.config.start, str(tuned), averaged, share)
+        return averaged
+
+    def _queries(self, config: RunConfig) -> Place:
+        """Generated queries, by prompts that are trained first where they are the recipe's own."""
+        if self._prompts is not None:
+            with self._timed("prompts", self._prompts):
+                make_prompts(self.cell.prompts, str(self._prompts))
+        steps = Steps(config, self.steps.corpus)
+        asked = steps.generate_config(self.shared / "unnamed")
+        queries = self._place("queries", asked, asked.prompts, asked.backbone, asked.max_documents)
+        with self._timed("generate", queries):
+            steps.generate(queries)
+        return queries
+
+    def _quality(self) -> dict[str, Any] | None:
+        """What the generator's queries are like, over the whole grid."""
+        if self.cell.grid is None:
+            return None
+        grid = self._queries(self.config.model_copy(update={"generate": self.cell.grid, "max_documents": self.cell.grid_documents}))
+        place = self._place("quality", grid.name, self.cell.quality, self.cell.quality.judge, self.cell.quality.encoder)
+        with self._timed("quality", place):
+            return self.steps.quality(self.cell.quality, grid, place)
+
+    def _ranked(self, bm25: Place, model: str) -> Place:
+        place = self._place("ranked", bm25.name, self._own_name(model), self.config.rank)
+        with self._timed("rank", place):
+            self.steps.rank(bm25, model, place)
+        return place
+
+    def _fused(self, run: Place, bm25: Place) -> Place:
+        place = self._place("fused", run.name, bm25.name, self.config.fusion)
+        self.steps.fuse(run, bm25, place)
+        return place
+
+    def _values(self, system: str, place: Place, qrels: dict[str, dict[str, int]]) -> pa.Table:
+        found = per_query(qrels, runs.read_run(place), list(MEASURES.values()))
+        ndcg, recall = (found[name] for name in MEASURES.values())
+        rows = [
+            {"collection": self.cell.collection, "recipe": self.cell.recipe, "seed": self.cell.seed, "system": system, "query_id": query,
+             "ndcg": ndcg[query], "recall": recall[query]} for query in qrels
+        ]
+        return pa.Table.from_pylist(rows, VALUES)
+
+    def _facts(self, model: Place | None) -> dict[str, Any]:
+        verdict = None if model is None else read_verdict(self.tuned)[0]
+        return {
+            "asked": fingerprint(self.cell.identity), "cell": self.cell.name, "seconds": self.seconds, "identity": self.cell.identity,
+            "quality": self._quality(),
+            "guard": None if verdict is None else {
+                "use": verdict.use, "difference": verdict.difference, "interval": verdict.interval, "p_value": verdict.p_value,
+                "documents": verdict.held_out_documents},
+        }
+
+    def _own_name(self, model: str) -> str:
+        """A folder of ours by its name, which says all that it was made of; another model as it was given."""
+        return model.rsplit("/", 1)[-1] if model.startswith(str(self.shared)) else model
+
+    def _place(self, kind: str, *made_of: Any) -> Place:
+        return self.shared / self._named(kind, self.steps.corpus.name, *made_of)
+
+    @staticmethod
+    def _named(kind: str, *made_of: Any) -> str:
+        return f"{kind}-{fingerprint([identity(m) if hasattr(m, 'model_dump') else m for m in made_of])[:12]}"
+
+    @contextmanager
+    def _timed(self, stage: str, place: Place, finished: Place | None = None) -> Iterator[None]:
+        """Times the making of `place`; one that was there (`finished`: the folder in it that says so) keeps the time it took then."""
+        clock = Clock(place.parent / f"_seconds-{place.name}.json")
+        if ((finished or place) / "_SUCCESS").exists():
+            yield
+        else:
+            with clock.stage(stage):
+                yield
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + clock.seconds.get(stage, 0.0), 1)

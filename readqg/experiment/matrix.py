@@ -1,0 +1,125 @@
+"""From an experiment's YAML file to its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from readqg import config as c
+from readqg.config import (
+    Collection,
+    FewShotConfig,
+    GenerateSettings,
+    Matrix,
+    QualitySettings,
+    Recipe,
+    RunConfig,
+    TrainGeneratorConfig,
+    identity,
+    make,
+    merge,
+)
+from readqg.errors import ConfigError
+from readqg.places import place_of
+
+_GRID = tuple(i / 10 for i in range(11))
+_OWN = ("corpus", "out", "split")
+"""Fields of a run that the experiment sets itself."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A recipe on a collection with a seed."""
+
+    collection: str
+    recipe: str
+    seed: int
+    settings: Recipe
+    source: Collection
+    config: RunConfig
+    prompts: TrainGeneratorConfig | FewShotConfig | None
+    """How the recipe's own prompts are made; None: those that `config` names."""
+    grid: GenerateSettings | None
+    """Queries that the generator is measured by."""
+    grid_documents: int
+    quality: QualitySettings
+
+    @property
+    def name(self) -> str:
+        return f"{self.collection}/{self.recipe}/{self.seed}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the cell's figures depend on, but for the content of files that it names."""
+        return {
+            "run": identity(self.config), "prompts": self.config.prompts, "backbone": self.config.backbone, "start": self.config.start,
+            "source": self.source.source, "split": self.source.split, "half": self.source.half,
+            "train": self.settings.train, "average": self.settings.average,
+            "own_prompts": None if self.prompts is None else identity(self.prompts),
+            "grid": None if self.grid is None else [identity(self.grid), self.grid_documents, identity(self.quality)],
+        }
+
+
+def read_matrix(path: str) -> Matrix:
+    """Raises `ConfigError` for a file that cannot be read, a field that is unknown or at fault, in any cell."""
+    place = place_of(path)
+    try:
+        values = yaml.safe_load(place.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected title, collections and recipes, found {type(values).__name__}.")
+    matrix = make(Matrix, values)
+    list(cells_of(matrix))
+    return matrix
+
+
+def cells_of(matrix: Matrix) -> Iterator[Cell]:
+    """All cells, in the order of value. Raises `ConfigError` naming the cell whose settings are at fault."""
+    for seed in matrix.seeds:
+        for collection, source in matrix.collections.items():
+            for recipe, settings in matrix.recipes.items():
+                config = _config(matrix, collection, recipe, seed)
+                grid = c.make(c.GenerateSettings, config.generate.model_dump(), {"relevances": _GRID}) if matrix.grid_documents else None
+                yield Cell(
+                    collection, recipe, seed, settings, source, config, _prompts(matrix, recipe, config, seed), grid, matrix.grid_documents,
+                    c.make(c.QualitySettings, matrix.quality))
+
+
+def _prompts(matrix: Matrix, recipe: str, config: RunConfig, seed: int) -> TrainGeneratorConfig | FewShotConfig | None:
+    settings = matrix.recipes[recipe]
+    own = settings.generator if settings.generator is not None else settings.few_shot
+    if own is None:
+        return None
+    cls: type[TrainGeneratorConfig] | type[FewShotConfig] = TrainGeneratorConfig if settings.generator is not None else FewShotConfig
+    places: dict[str, Any] = {"pairs": matrix.pairs, "out": "", "backbone": config.backbone or c.SMOLLM2}
+    if "compute" in cls.model_fields:
+        places["compute"] = config.compute.model_dump()
+    try:
+        return c.make(cls, own, places, {"seed": seed} if "generator" in matrix.varies else {})
+    except ConfigError as error:
+        raise ConfigError(f"{recipe}: {error}") from None
+
+
+def _config(matrix: Matrix, collection: str, recipe: str, seed: int) -> RunConfig:
+    source = matrix.collections[collection]
+    layers = [matrix.run, source.run, matrix.recipes[recipe].run]
+    taken = [name for name in _OWN if any(name in layer for layer in layers)]
+    if taken:
+        raise ConfigError(f"{collection}/{recipe}: {', '.join(taken)} cannot be set under `run`: the experiment sets them itself.")
+    seeded: dict[str, Any] = {"split": source.split}
+    if "queries" in matrix.varies:
+        seeded["generate"] = {"seed": seed}
+    if "training" in matrix.varies:
+        seeded["reranker"] = {"seed": seed}
+    if source.source != "sample":
+        seeded["corpus"] = source.source
+    try:
+        return make(RunConfig, merge(*layers, seeded))
+    except ConfigError as error:
+        raise ConfigError(f"{collection}/{recipe}: {error}") from None

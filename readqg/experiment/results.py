@@ -1,0 +1,129 @@
+"""Tables of the cells that are there, and how sure their figures are.
+
+```
+OUT/results.parquet   the rows of all cells, as in `cells.VALUES`
+OUT/tables.md         the tables
+OUT/tables.html       the same as a page
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import readqg
+from readqg.config import Matrix
+from readqg.experiment.cells import VALUES, folder_of
+from readqg.experiment.comparing import Comparison, compare, holm
+from readqg.experiment.matrix import Cell
+from readqg.places import Place
+from readqg.shards import appearing, write_whole
+
+_ARGUANA = "arguana"
+_FUSED = "-fused"
+_QUALITY = {
+    "diversity": ("diversity", "mean"), "rel_plus": ("rel+", "mean"), "rel_minus": ("rel−", "mean"), "delta": ("delta", "mean"),
+    "control": ("control", "mean"), "query_plus": ("distinct, r = 1", "distinct"), "query_minus": ("distinct, r = 0", "distinct"),
+    "bm25_rank_plus": ("in BM25's top 10, r = 1", "top_10"), "bm25_rank_minus": ("r = 0", "top_10"),
+}
+"""Field of `quality_summary` -> what it is called, and the fact of it that is shown."""
+_TITLES = {"": "Adapted against the start", _FUSED: "With BM25's score added: adapted + fusion against start + fusion"}
+
+
+def write(out: Place, matrix: Matrix, cells: Sequence[Cell]) -> dict[str, Any]:
+    """Write results.parquet, tables.md and tables.html; returns their places. Nothing where there is no cell yet."""
+    if not cells:
+        return {}
+    folders = [folder_of(out, cell) for cell in cells]
+    table = pa.concat_tables([folder.values() for folder in folders] or [VALUES.empty_table()])
+    facts = {cell.name: folder.facts() or {} for cell, folder in zip(cells, folders, strict=True)}
+    with appearing(out / "results.parquet") as partial:
+        pq.write_table(table, partial, compression="zstd")
+    tables = [summarise(matrix, table, facts, suffix) for suffix in _TITLES]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("readqg.experiment", "."), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        autoescape=jinja2.select_autoescape(("html.j2",)))
+    shown = {"matrix": matrix, "tables": tables, "cells": len(cells), "version": readqg.__version__,
+             "asked": len(matrix.seeds) * len(matrix.collections) * len(matrix.recipes)}
+    for name in ("tables.md", "tables.html"):
+        write_whole(out / name, environment.get_template(f"{name}.j2").render(**shown))
+    return {name.replace(".", "_"): str(out / name) for name in ("results.parquet", "tables.md", "tables.html")}
+
+
+def summarise(matrix: Matrix, table: pa.Table, facts: dict[str, dict[str, Any]], suffix: str = "") -> dict[str, Any]:
+    """One table. `suffix`: "" compares recipes with the start, "-fused" fused recipes with the fused start.
+
+    Rows: BM25 and the start, then a row a recipe that has a cell: nDCG@10 x 100 by collection, means over the collections with and
+    without ArguAna, the mean difference to the start with its 95 % interval and Holm's p over the rows, and what it cost. A recipe
+    that lacks a collection has no means: they would be of other collections than its neighbours'."""
+    rows = table.to_pylist()
+    collections = [name for name in matrix.collections if any(row["collection"] == name for row in rows)]
+    values: dict[tuple[str, str, str], dict[int, dict[str, float]]] = {}
+    for row in rows:
+        key = (row["recipe"], row["system"], row["collection"])
+        values.setdefault(key, {}).setdefault(row["seed"], {})[row["query_id"]] = row["ndcg"]
+    recipes = [name for name in matrix.recipes if any((name, "recipe", c) in values for c in collections)]
+    compared: dict[str, Comparison] = {}
+    lines = []
+    for system in ("bm25", f"start{suffix}"):
+        by = {c: next(v for (_, s, where), v in values.items() if s == system and where == c) for c in collections}
+        label = "BM25" if system == "bm25" else "start" + (" + BM25" if suffix else "")
+        lines.append({"name": label, "note": "", **_means(by, collections), "guard": "", "seconds": None, "published": {}})
+    for name in recipes:
+        own = {c: values[name, f"recipe{suffix}", c] for c in collections if (name, f"recipe{suffix}", c) in values}
+        start = {c: values[name, f"start{suffix}", c] for c in own}
+        if len(own) == len(collections):
+            compared[name] = compare(own, start)
+        lines.append({
+            "name": name, "note": matrix.recipes[name].note, **_means(own, collections), **_costs(facts, name), **_quality(facts, name),
+            "published": matrix.recipes[name].published, "by_collection": {c: compare({c: own[c]}, {c: start[c]}) for c in own},
+        })
+    for name, p in zip(compared, holm([found.p for found in compared.values()]), strict=True):
+        line = next(line for line in lines if line["name"] == name)
+        line["difference"], line["holm"] = compared[name], p
+    measured = [name for name in _QUALITY if any(line.get("quality", {}).get(name) is not None for line in lines)]
+    return {"title": _TITLES[suffix], "collections": collections, "lines": lines,
+            "measured": {name: _QUALITY[name][0] for name in measured},
+            "queries": {c: len(next(iter(v.values()))) for c in collections for (_, _, where), v in values.items() if where == c}}
+
+
+def _means(by: dict[str, dict[int, dict[str, float]]], collections: list[str]) -> dict[str, Any]:
+    """nDCG@10 x 100, means over queries and seeds, and the spread of the seeds' means."""
+    seeds = {c: [100 * float(np.mean(list(v.values()))) for v in found.values()] for c, found in by.items()}
+    figures = {c: float(np.mean(means)) for c, means in seeds.items()}
+    whole = len(figures) == len(collections)
+    rest = [v for c, v in figures.items() if c.lower() != _ARGUANA]
+    return {
+        "figures": figures,
+        "spread": {c: float(np.std(means, ddof=1)) for c, means in seeds.items() if len(means) > 1},
+        "mean": float(np.mean(list(figures.values()))) if whole else None,
+        "without_arguana": float(np.mean(rest)) if whole and 0 < len(rest) < len(figures) else None,
+        "seeds": max(map(len, seeds.values()), default=0), "difference": None, "holm": None,
+    }
+
+
+def _quality(facts: dict[str, dict[str, Any]], recipe: str) -> dict[str, Any]:
+    """Means over its cells of what was measured of the generated queries."""
+    own = [found["quality"] for name, found in facts.items() if name.split("/")[1] == recipe and found.get("quality")]
+    means = {}
+    for name, (_, fact) in _QUALITY.items():
+        values = [found[name][fact] for found in own if found[name][fact] is not None]
+        means[name] = float(np.mean(values)) if values else None
+    return {"quality": means}
+
+
+def _costs(facts: dict[str, dict[str, Any]], recipe: str) -> dict[str, Any]:
+    """Mean seconds of its cells that ranking the start does not need, and how often the guard was for the tuned model."""
+    own = [found for name, found in facts.items() if name.split("/")[1] == recipe]
+    verdicts = [found["guard"]["use"] for found in own if found.get("guard")]
+    spent = [sum(s for stage, s in found["seconds"].items() if stage in ("prompts", "generate", "round-trip", "train")) for found in own]
+    return {
+        "seconds": float(np.mean(spent)) if spent else None,
+        "guard": f"{verdicts.count('tuned')} of {len(verdicts)}" if verdicts else "",
+    }

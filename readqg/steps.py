@@ -1,0 +1,100 @@
+"""The stages of a whole run as functions of one `RunConfig`: which settings go to which stage. Where the folders lie is the caller's.
+
+`readqg run` lays them out for one corpus; an experiment shares them among many runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from readqg import api, sample
+from readqg import config as c
+from readqg.errors import ConfigError
+from readqg.places import Place
+
+_C = TypeVar("_C", bound=c.Settings)
+
+
+def prompts_of(config: c.RunConfig) -> str:
+    """The prompts to write queries with; the package's own fit its default backbone only. Raises `ConfigError` where there are none."""
+    if config.prompts is not None:
+        return config.prompts
+    if config.backbone not in (None, c.SMOLLM2):
+        raise ConfigError(
+            f"There are no prompts for {config.backbone} yet. Train them once, from MS MARCO scores, and give them with --prompts:\n"
+            "  readqg pairs --scores SCORES --queries QUERIES --documents PASSAGES --out pairs\n"
+            f"  readqg train-generator --pairs pairs --backbone {config.backbone} --out prompts"
+        )
+    return str(sample.prompts_folder())
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The stages for one corpus. `corpus`: the folder that `import_corpus` fills. Each stage goes on where it stopped, and returns what
+    the function of its name in `api` does."""
+
+    config: c.RunConfig
+    corpus: Place
+
+    @property
+    def documents(self) -> str:
+        return str(self.corpus / "documents")
+
+    @property
+    def queries(self) -> str:
+        """The corpus's own, where it has some."""
+        return str(self.corpus / "queries")
+
+    @property
+    def judgments(self) -> str | None:
+        path = self.corpus / "judgments"
+        return str(path) if path.is_dir() else None
+
+    def import_corpus(self) -> dict[str, Any]:
+        source = self.config.corpus or str(sample.corpus_folder())
+        places = {"source": source, "out": str(self.corpus), "split": self.config.split}
+        return api.import_corpus(c.make(c.ImportConfig, self.config.documents.model_dump(), places))
+
+    def retrieve(self, out: Place, judgments: str | None) -> dict[str, Any]:
+        """BM25 for `max_queries` of the corpus's queries, of those in `judgments` where given."""
+        places = {
+            "documents": self.documents, "queries": self.queries, "out": str(out), "max_queries": self.config.max_queries,
+            "judgments": judgments,
+        }
+        return api.retrieve(c.make(c.RetrieveConfig, self.config.retrieve.model_dump(), places))
+
+    def generate_config(self, out: Place) -> c.GenerateConfig:
+        places = {
+            "out": str(out), "prompts": prompts_of(self.config), "backbone": self.config.backbone,
+            "max_documents": self.config.max_documents,
+        }
+        return self._stage(c.GenerateConfig, self.config.generate, places)
+
+    def generate(self, out: Place) -> dict[str, Any]:
+        return api.generate(self.generate_config(out))
+
+    def round_trip(self, queries: Place, out: Place) -> dict[str, Any]:
+        places = {"queries": str(queries), "documents": self.documents, "out": str(out)}
+        return api.round_trip(c.make(c.RoundTripConfig, self.config.round_trip.model_dump(), places))
+
+    def train(self, queries: Place, out: Place) -> dict[str, Any]:
+        places = {"queries": str(queries), "out": str(out), "start": self.config.start, "train": self.config.train.model_dump()}
+        return api.train_reranker(self._stage(c.TrainRerankerConfig, self.config.reranker, places))
+
+    def rank(self, run: Place, model: str, out: Place) -> dict[str, Any]:
+        places = {"run": str(run), "queries": self.queries, "out": str(out), "model": model}
+        return api.rank(self._stage(c.RankConfig, self.config.rank, places))
+
+    def fuse(self, run: Place, first: Place, out: Place) -> dict[str, Any]:
+        places = {"run": str(run), "first": str(first), "out": str(out)}
+        return api.fuse(c.make(c.FuseConfig, self.config.fusion.model_dump(), places))
+
+    def quality(self, settings: c.QualitySettings, queries: Place, out: Place) -> dict[str, Any]:
+        places = {"queries": str(queries), "out": str(out), "start": self.config.start}
+        return api.quality(self._stage(c.QualityConfig, settings, places))
+
+    def _stage(self, cls: type[_C], settings: c.Settings, places: dict[str, Any]) -> _C:
+        """The config of a stage over the imported documents: its settings in the run's config, where it runs, and its places."""
+        shared = {"compute": self.config.compute.model_dump(), "documents": self.documents}
+        return c.make(cls, settings.model_dump(), shared, places)

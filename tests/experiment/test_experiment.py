@@ -1,0 +1,79 @@
+"""A small matrix from its file to its tables, on a real local Ray."""
+
+import json
+import os
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from readqg import api
+from readqg.config import ExperimentConfig
+from readqg.experiment import results
+from readqg.experiment.matrix import read_matrix
+from tests.test_pipeline import place  # noqa: F401  (a fixture)
+
+pytestmark = pytest.mark.slow
+
+
+def write(place, folder, recipes=("off", "start", "half")):  # noqa: F811
+    every = {
+        "off": {"run": {"reranker": {"w_mr": 0}}, "note": "positives only"},
+        "start": {"train": False},
+        "half": {"run": {"reranker": {"w_mr": 0}}, "average": 0.5, "published": {"small": 12.3}},
+    }
+    values = {
+        "title": "A <small> matrix", "collections": {"small": {"source": str(place / "corpus")}},
+        "recipes": {name: every[name] for name in recipes}, "seeds": [0], "run": {
+            "prompts": str(place / "prompts"), "backbone": str(place / "backbone"), "start": str(place / "start"),
+            "generate": {"max_new_tokens": 6, "document_tokens": 16, "relevances": [1.0]},
+            "reranker": {"epochs": 1, "max_length": 48}, "rank": {"max_length": 48}, "retrieve": {"top_k": 10},
+            "compute": {"precision": "fp32", "max_error_share": 0.5}},
+    }
+    path = folder / "matrix.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+def inodes(out):
+    return {p.relative_to(out).as_posix(): os.stat(p).st_ino for p in (out / "shared").rglob("*.parquet")}
+
+
+@pytest.mark.timeout(600)
+def test_cells_are_done_once_share_what_they_can_and_go_on(place, tmp_path, ray_here):  # noqa: F811
+    out, path = tmp_path / "out", write(place, tmp_path)
+    first = api.experiment(ExperimentConfig(file=str(path), out=str(out), cells=1))
+    assert (first["cells"], first["done"]) == (3, 1)
+    made = inodes(out)
+    assert api.experiment(ExperimentConfig(file=str(path), out=str(out)))["done"] == 3
+    assert made.items() <= inodes(out).items()
+    names = sorted(p.name.split("-")[0] for p in (out / "shared/small").iterdir() if p.is_dir())
+    assert names == ["averaged", "bm25", "corpus", "fused", "fused", "fused", "queries", "ranked", "ranked", "ranked", "reranker"]
+
+    rows = pq.read_table(out / "results.parquet").to_pylist()
+    assert len(rows) == 3 * 5 * 7  # cells, systems, queries (one of them without a result)
+    by = {(row["recipe"], row["system"], row["query_id"]): row["ndcg"] for row in rows}
+    assert all(by["start", "recipe", q] == by["start", "start", q] for _, _, q in by)
+    page = (out / "tables.html").read_text()
+    assert "A &lt;small&gt; matrix" in page and "<script" not in page
+    text = (out / "tables.md").read_text()
+    assert "[paper 12.3]" in text and text.count("| half |") == 2 and "3 of 3 cells" in text
+    facts = json.loads((out / "cells/small/half/0/facts.json").read_text())
+    assert facts["seconds"]["train"] > 0 and facts["guard"]["use"] in ("start", "tuned")
+
+    before = (out / "tables.md").read_bytes()
+    assert api.experiment(ExperimentConfig(file=str(path), out=str(out), tables_only=True))["done"] == 3
+    assert (out / "tables.md").read_bytes() == before
+
+
+def test_a_table_of_a_part_gives_no_means_of_other_collections(place, tmp_path):  # noqa: F811
+    matrix = read_matrix(str(write(place, tmp_path)))
+    values = [{"collection": c, "recipe": r, "seed": 0, "system": s, "query_id": "q", "ndcg": v, "recall": 1.0}
+              for c, r, v in (("small", "off", 0.5), ("arguana", "off", 0.7), ("small", "half", 0.9))
+              for s in ("bm25", "start", "start-fused", "recipe", "recipe-fused")]
+    both = matrix.model_copy(update={"collections": {**matrix.collections, "arguana": matrix.collections["small"]}})
+    import pyarrow as pa
+
+    lines = {line["name"]: line for line in results.summarise(both, pa.Table.from_pylist(values), {})["lines"]}
+    assert lines["off"]["mean"] == pytest.approx(60.0) and lines["off"]["without_arguana"] == pytest.approx(50.0)
+    assert lines["half"]["mean"] is None and lines["half"]["difference"] is None

@@ -1,0 +1,67 @@
+"""An experiment's file and its cells."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from readqg.errors import ConfigError
+from readqg.experiment.matrix import cells_of, read_matrix
+
+EXPERIMENTS = Path(__file__).parents[2] / "jobs" / "experiments"
+
+
+def matrix(tmp_path, **changes):
+    values = {
+        "title": "t", "collections": {"a": {"source": "sample", "run": {"max_documents": 4}}, "b": {"run": {"rank": {"max_length": 64}}}},
+        "recipes": {"base": {}, "other": {"run": {"reranker": {"w_mr": 0}, "rank": {"max_length": 32}}}}, "seeds": [0, 1],
+        "run": {"rank": {"max_length": 128}, "reranker": {"epochs": 1}}, **changes,
+    }
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return read_matrix(str(path))
+
+
+def test_cells_come_in_the_order_of_value_with_later_layers_winning(tmp_path):
+    cells = list(cells_of(matrix(tmp_path)))
+    first = ["a/base/0", "a/other/0", "b/base/0", "b/other/0"]
+    assert [cell.name for cell in cells] == [*first, *(name.replace("/0", "/1") for name in first)]
+    by_name = {cell.name: cell.config for cell in cells}
+    assert [by_name[name].rank.max_length for name in ("a/base/0", "b/base/0", "b/other/0")] == [128, 64, 32]
+    assert by_name["a/other/1"].reranker.w_mr == 0 and by_name["a/other/1"].reranker.epochs == 1
+    assert (by_name["a/base/1"].generate.seed, by_name["a/base/1"].reranker.seed, by_name["a/base/1"].max_documents) == (1, 1, 4)
+
+
+def test_a_seed_varies_what_it_is_told_to(tmp_path):
+    cells = list(cells_of(matrix(tmp_path, varies=["training"])))
+    assert {(cell.seed, cell.config.generate.seed, cell.config.reranker.seed) for cell in cells} == {(0, 0, 0), (1, 0, 1)}
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"recipes": {"odd": {"run": {"reranker": {"epochz": 1}}}}}, "a/odd.*\n.*reranker.epochz"),
+    ({"recipes": {"odd": {"run": {"corpus": "x"}}}}, "a/odd: corpus cannot be set"),
+    ({"recipes": {"../odd": {}}}, "names are file names too"),
+    ({"recipes": {}}, "recipes"),
+    ({"collections": {"a": {"sauce": "sample"}}}, "collections.a.sauce"),
+])
+def test_a_fault_is_named_before_anything_is_run(tmp_path, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        matrix(tmp_path, **changes)
+
+
+def test_a_file_that_is_no_matrix_is_refused(tmp_path):
+    path = tmp_path / "x.yaml"
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_matrix(str(path))
+    path.write_text("- a\n- b\n")
+    with pytest.raises(ConfigError, match="found list"):
+        read_matrix(str(path))
+    path.write_text("a: [")
+    with pytest.raises(ConfigError, match="is no YAML"):
+        read_matrix(str(path))
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_experiments_that_come_along_resolve(path):
+    matrix = read_matrix(str(path))
+    assert len(list(cells_of(matrix))) == len(matrix.seeds) * len(matrix.collections) * len(matrix.recipes)

@@ -1,0 +1,77 @@
+"""Generated queries asked back of the corpus, and what training makes of it."""
+
+import pytest
+import torch
+
+from readqg import api
+from readqg.config import RoundTripConfig
+from readqg.errors import InputError
+from readqg.reranker.sampling import ROUND_TRIP_COLUMNS
+from readqg.reranker.training import RerankerTraining
+from readqg.shards import open_input
+from tests.reranker.corpus import DOCUMENTS, query_row, reranker_config
+
+
+def round_trip(config, tmp_path, **settings):
+    """The config with its queries asked back."""
+    out = tmp_path / "round-trip"
+    api.round_trip(RoundTripConfig(queries=config.queries, documents=config.documents, out=str(out), **settings))
+    return config.model_copy(update={"queries": str(out)})
+
+
+def test_ranks_and_what_else_is_found(tmp_path):
+    rows = [query_row("d3", 1.0, "number 3"), query_row("d4", 1.0, "3"),
+            query_row("d5", 0.0, None, error="too long"), query_row("d6", 0.0, " ")]
+    config = round_trip(reranker_config(tmp_path, rows), tmp_path, top_k=5)
+    found = open_input(config.queries, ROUND_TRIP_COLUMNS).read().to_pylist()
+    assert [row["rank"] for row in found] == [1, None, None, None]
+    assert len(found[0]["found"]) == 4 and "d3" not in found[0]["found"]
+    assert found[1]["found"] == ["d3"] and found[2]["found"] is None and found[3]["found"] is None
+    assert [row["error"] for row in found] == [None, None, "too long", None]
+
+
+def test_positives_that_do_not_come_back_and_negatives_that_do_are_left_out_and_counted(tmp_path):
+    positives = {doc_id: f"number {doc_id[1:]}" for doc_id in DOCUMENTS} | {"d0": "number 7"}  # d0's finds d7
+    negatives = dict.fromkeys(DOCUMENTS, "nothing of the kind") | {"d1": "number 1"}  # d1's finds d1
+    rows = [query_row(doc_id, r, side[doc_id]) for doc_id in DOCUMENTS for r, side in ((1.0, positives), (0.0, negatives))]
+    config = round_trip(reranker_config(tmp_path, rows, w_mr=1.0), tmp_path)
+    stage = RerankerTraining(config.model_copy(update={"round_trip": 1, "negative_round_trip": 1}))
+    assert (stage.counts["positives_not_found"], stage.counts["negatives_found"]) == (1, 1)
+    assert (stage.counts["documents_without_positive"], stage.counts["documents_without_negative"]) == (1, 1)
+    assert stage.counts["documents_usable"] == len(DOCUMENTS) - 2
+
+
+def test_queries_that_were_not_asked_back_are_refused(tmp_path):
+    with pytest.raises(InputError, match="readqg round-trip --queries"):
+        RerankerTraining(reranker_config(tmp_path, round_trip=10))
+
+
+@pytest.mark.parametrize("mined", [1, 3])
+def test_mined_documents_take_the_place_of_the_search(tmp_path, mined):
+    config = round_trip(reranker_config(tmp_path), tmp_path)
+    stage = RerankerTraining(config.model_copy(update={"mined": mined, "mined_from": 2, "w_mr": 0.0}))
+    batch, triples = stage.batch(0), stage.batches.triples(0)
+    assert batch.columns == 1 + mined and len(batch.encoded.input_ids) == len(triples) * (1 + mined)
+    assert stage.batch(0).encoded.input_ids[1].tolist() == batch.encoded.input_ids[1].tolist()
+    for triple in triples:
+        drawn = stage._mined(triple, triples, 0)
+        assert triple.doc_id not in drawn and set(drawn) <= set(triple.found[1:]) and len(set(drawn)) == mined
+    model = stage.build()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    loss, metrics = stage.loss(model, batch)
+    logits = torch.from_numpy(stage._scorer.without_gradient(model, batch.encoded, range(len(batch.encoded.input_ids)))).view(-1, 1 + mined)
+    softplus = torch.nn.functional.softplus
+    assert loss.item() == pytest.approx(0.5 * (softplus(-logits[:, 0]).mean() + softplus(logits[:, 1:]).mean()).item(), abs=1e-5)
+    assert metrics["accuracy"] == pytest.approx((logits[:, :1] > logits[:, 1:]).all(1).float().mean().item())
+
+
+def test_the_batch_stands_in_where_too_few_documents_are_found(tmp_path):
+    rows = [query_row(doc_id, 1.0, doc_id[1:]) for doc_id in DOCUMENTS]  # a query that finds its own document alone
+    config = round_trip(reranker_config(tmp_path, rows), tmp_path)
+    stage = RerankerTraining(config.model_copy(update={"mined": 2, "w_mr": 0.0}))
+    triples = stage.batches.triples(0)
+    for triple in triples:
+        drawn = stage._mined(triple, triples, 0)
+        assert len(drawn) == 2 and set(drawn) <= {t.doc_id for t in triples} - {triple.doc_id}
