@@ -41,10 +41,11 @@ def label(config: c.LabelConfig) -> Summary:
 
 def pairs(config: c.PairsConfig) -> Summary:
     """Scores into document-centric pairs: every passage with its positive and negative queries."""
-    from readqg.engine import data
+    from readqg.engine import cluster, data
     from readqg.labeling.pairs import make_pairs
 
-    return make_pairs(config, lambda stage, folder: data.run_into(stage, folder, config.compute))
+    with cluster.connect(config.compute, place_of(config.out)):
+        return make_pairs(config, lambda stage, folder: data.run_into(stage, folder, config.compute))
 
 
 def train_generator(config: c.TrainGeneratorConfig) -> Summary:

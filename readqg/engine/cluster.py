@@ -109,6 +109,9 @@ def _start_local() -> None:
     shm = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else _OBJECT_STORE_BYTES
     # Ray Data's actors make Ray's core print advice meant for its developers. RAY_BACKEND_LOG_LEVEL=info shows all again.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Ray ends a worker that has been idle for a second, where there are more than CPUs; the next shard then waits for another to start
+    # and import all that it needs.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
     with _without_lines_of("Set ray log level from environment"):
         ray.init(
             address="local",

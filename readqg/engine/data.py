@@ -32,6 +32,7 @@ import ray  # isort: skip  (after `cluster`, which sets what Ray reads at import
 log = logging.getLogger("readqg")
 
 _STEP_CPUS = 0.25  # never 0, and never so much that the pool and the steps do not fit on two CPUs
+_COMPUTE_CPUS = 0.75  # of a step that computes, where there is no pool; it leaves room for the commit
 _LOADING_DEATHS = 3
 # What bounds the tries of a shard is the ladder. Ray's own bound is above it: a shard waiting behind one that kills loses tries too.
 _RAY_RETRIES = 3 * MOST_DEATHS
@@ -83,7 +84,8 @@ def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing
     for name in ("ray.data", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
     shards = ray.data.from_items([{"shard": i} for i in missing], override_num_blocks=len(missing))
-    data = shards.map_batches(_Read(stage, folder), batch_size=1, batch_format="pyarrow", num_cpus=_STEP_CPUS)
+    cpus = _STEP_CPUS if stage.needs_model else _COMPUTE_CPUS
+    data = shards.map_batches(_Read(stage, folder), batch_size=1, batch_format="pyarrow", num_cpus=cpus)
     if stage.needs_model:
         with warnings.catch_warnings():
             # Ray 2.60 takes what bounds its retries only as remote arguments, and says that 2.64 will not; Ray is pinned below that.

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from readqg.config import PairsConfig, identity
-from readqg.labeling.partition import PartitionStage, check_known
+from readqg.labeling.partition import PartitionStage, TextPartitionStage, check_known
 from readqg.labeling.rules import REASONS, choose
 from readqg.labeling.scores import SCORES, ScoreSet, check_scores, open_scores
 from readqg.labeling.texts import Texts
@@ -19,7 +19,7 @@ from readqg.places import Place, place_of, readable
 from readqg.shards import OutputFolder, open_input
 from readqg.stage import ShardStage
 
-PARTITIONED = "_partitioned"
+PARTITIONED, PARTITIONED_TEXTS = "_partitioned", "_partitioned-texts"
 _DROPPED = (*REASONS, "no_text")
 _QUERY = pa.struct([("query_id", pa.string()), ("query", pa.string()), ("score", pa.float32()), ("relevance", pa.float32())])
 _ROWS_IN_GROUP = 512
@@ -41,6 +41,7 @@ class PairsStage(ShardStage):
         self.config = config
         self.texts = texts
         self.partitioned = (place_of(config.out) / PARTITIONED).absolute()
+        self.partitioned_texts = (place_of(config.out) / PARTITIONED_TEXTS).absolute()
         self._inputs = {"scores": scores.fingerprint, **texts.fingerprints}
         self._counts: dict[str, int] = {}
 
@@ -52,15 +53,14 @@ class PairsStage(ShardStage):
         return self.config.partitions
 
     def read(self, index: int) -> pa.Table:
-        """(doc_id, scored: list of {query_id, score}, duplicates), a row a passage; a pair scored twice keeps its highest."""
-        parts = open_input(self.partitioned).parts
-        groups = [pq.ParquetFile(readable(p), page_checksum_verification=True).read_row_group(index, columns=SCORES.names) for p in parts]
-        rows = pl.DataFrame(pl.from_arrow(pa.concat_tables(groups)))
-        pairs = rows.group_by("doc_id", "query_id").agg(pl.col("score").max(), times=pl.len()).sort("doc_id", "query_id")
-        passages = pairs.group_by("doc_id", maintain_order=True).agg(
-            scored=pl.struct("query_id", "score"), duplicates=(pl.col("times") - 1).sum().cast(pl.Int64))
-        return passages.to_arrow().cast(pa.schema(
-            [("doc_id", pa.string()), ("scored", pa.list_(_SCORED)), ("duplicates", pa.int64())]))
+        """(doc_id, scored: list of {query_id, score}, duplicates, text), a row a passage; a pair scored twice keeps its highest."""
+        rows = _row_group(self.partitioned, index, SCORES.names)
+        pairs = rows.group_by("doc_id", "query_id").agg(pl.col("score").max(), times=pl.len())
+        passages = pairs.group_by("doc_id").agg(
+            scored=pl.struct("query_id", "score"), duplicates=(pl.col("times") - 1).sum().cast(pl.Int64)).sort("doc_id")
+        texts = _row_group(self.partitioned_texts, index, ["doc_id", "text"])
+        return passages.join(texts, on="doc_id", how="left", maintain_order="left").to_arrow().cast(pa.schema(
+            [("doc_id", pa.string()), ("scored", pa.list_(_SCORED)), ("duplicates", pa.int64()), ("text", pa.string())]))
 
     def compute(self, table: pa.Table) -> pa.Table:
         passages = pl.DataFrame(pl.from_arrow(table))
@@ -70,7 +70,7 @@ class PairsStage(ShardStage):
         query = pl.struct("query_id", "query", "score", "relevance")
         kept = chosen.group_by("doc_id", maintain_order=True).agg(
             positives=query.filter(pl.col("positive")), negatives=query.filter(~pl.col("positive")))
-        kept = kept.with_columns(pl.Series("text", self.texts.documents.texts(kept["doc_id"].to_list()), pl.String))
+        kept = kept.join(passages.select("doc_id", "text"), on="doc_id", how="left", maintain_order="left")
         with_text = kept.filter(pl.col("text") != "").with_columns(error=pl.lit(None, pl.String))
         dropped["no_text"] = kept.height - with_text.height
         self._counts = {
@@ -96,15 +96,24 @@ def make_pairs(config: PairsConfig, run: Callable[[ShardStage, OutputFolder], An
     scores = open_scores(config.scores, place_of(config.out), config.max_pickle_bytes)
     unscored = check_scores(scores)
     pairs, partition = PairsStage(config, scores, texts), PartitionStage(config, scores, texts)
+    partition_texts = TextPartitionStage(config, texts)
     out = _begin(pairs, config, place_of(config.out))
     partitioned = _begin(partition, config, pairs.partitioned)
+    run(partition_texts, _begin(partition_texts, config, pairs.partitioned_texts))
     run(partition, partitioned)
     check_known(partition, open_input(partitioned.path).success["counts"], unscored)
     run(pairs, out)
     return pairs_summary(out.path)
 
 
-def _begin(stage: PairsStage | PartitionStage, config: PairsConfig, path: Place) -> OutputFolder:
+def _row_group(folder: Place, index: int, columns: list[str]) -> pl.DataFrame:
+    """Row group `index` of every part."""
+    parts = open_input(folder).parts
+    groups = [pq.ParquetFile(readable(p), page_checksum_verification=True).read_row_group(index, columns=columns) for p in parts]
+    return pl.DataFrame(pl.from_arrow(pa.concat_tables(groups)))
+
+
+def _begin(stage: ShardStage, config: PairsConfig, path: Place) -> OutputFolder:
     return OutputFolder.begin(path, stage.name, identity(config), stage.inputs(), stage.models())
 
 

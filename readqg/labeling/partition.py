@@ -1,43 +1,100 @@
-"""The first of the two stages of `pairs`: each shard of scores is sorted by a hash of the passage's id into one file with one
-row group a partition, so that the second stage finds all of a passage's scores in row group k of every file.
+"""The first stages of `pairs`: each shard of scores, and each of passages, is grouped by a hash of the passage's id into one file with
+one row group a partition, so that the last stage finds all of a passage's scores, and its text, in row group k of every file.
 
-This is the shuffle of a group-by, done with two passes over files: memory holds one shard at a time, and no worker speaks to
-another.
+This is the shuffle of a join and a group-by, done with two passes over files: memory holds one shard at a time, and no worker speaks
+to another.
 """
 
 from __future__ import annotations
 
-import zlib
+from functools import cached_property
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from readqg.config import PairsConfig
+from readqg.corpus import document_text
 from readqg.errors import InputError, RunError
 from readqg.labeling.scores import SCORES, ScoreSet
 from readqg.labeling.texts import Texts
 from readqg.stage import ShardStage
 
+_TEXTS_A_SHARD = 65_536
+_POLYNOMIAL = 0xEDB88320  # of CRC-32, reflected
+
 
 def partition_of(ids: pl.Series, partitions: int) -> np.ndarray:
     """The partition of every id, (n,) int32: its CRC-32, which is the same everywhere and for good, modulo `partitions`."""
-    unique = ids.unique()
-    hashes = np.fromiter((zlib.crc32(i.encode()) for i in unique), np.uint32, len(unique))
-    places = pl.DataFrame({"id": unique, "partition": (hashes % partitions).astype(np.int32)})
-    return pl.DataFrame({"id": ids}).join(places, on="id", how="left", maintain_order="left")["partition"].to_numpy()
+    text = ids.to_arrow().cast(pa.large_binary())
+    offsets = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
+    lengths, data = np.diff(offsets), np.frombuffer(text.buffers()[2] or b"", np.uint8)
+    crc, rows = np.full(len(text), 0xFFFFFFFF, np.uint32), np.arange(len(text))
+    for place in range(int(lengths.max(initial=0))):  # a byte of all ids at a time
+        rows = rows[lengths[rows] > place]
+        found = crc[rows]
+        crc[rows] = _CRC_TABLE[(found ^ data[offsets[rows] + place]) & 0xFF] ^ (found >> 8)
+    return ((crc ^ 0xFFFFFFFF) % partitions).astype(np.int32)
 
 
-class PartitionStage(ShardStage):
+def _crc_table() -> np.ndarray:
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, (table >> 1) ^ np.uint32(_POLYNOMIAL), table >> 1).astype(np.uint32)
+    return table
+
+
+_CRC_TABLE = _crc_table()
+
+
+class _Grouped(ShardStage):
+    """Rows with a partition, grouped by it. The order within a partition is the input's."""
+
+    key = ()
+    needs_model = False
+    independent_rows = False
+    config: PairsConfig
+
+    def row_groups(self, table: pa.Table) -> list[int]:
+        lengths: list[int] = np.bincount(table["partition"].to_numpy(), minlength=self.config.partitions).tolist()
+        return lengths
+
+    def _grouped(self, rows: pl.DataFrame) -> pa.Table:
+        rows = rows.with_columns(partition=partition_of(rows["doc_id"], self.config.partitions))
+        return rows.sort("partition", maintain_order=True).to_arrow().cast(self.schema)
+
+
+class TextPartitionStage(_Grouped):
+    """Passages to (doc_id, text = title + " " + text, partition)."""
+
+    name = "partition-texts"
+    schema = pa.schema([("doc_id", pa.string()), ("text", pa.string()), ("partition", pa.int32())])
+
+    def __init__(self, config: PairsConfig, texts: Texts) -> None:
+        self.config, self.texts = config, texts
+
+    def inputs(self) -> dict[str, str]:
+        return {"documents": self.texts.fingerprints["documents"]}
+
+    @property
+    def total(self) -> int:
+        return -(-self.texts.documents.rows // _TEXTS_A_SHARD)
+
+    def read(self, index: int) -> pa.Table:
+        return self.texts.documents.read(index * _TEXTS_A_SHARD, (index + 1) * _TEXTS_A_SHARD)
+
+    def compute(self, table: pa.Table) -> pa.Table:
+        texts = [document_text(title, text) for title, text in zip(table["title"].to_pylist(), table["text"].to_pylist(), strict=True)]
+        return self._grouped(pl.DataFrame({"doc_id": pl.from_arrow(table["doc_id"]), "text": texts}, schema_overrides={"text": pl.String}))
+
+
+class PartitionStage(_Grouped):
     """Scores (query_id, doc_id, score) to the same rows, partitioned; one file a shard of `shard_rows` rows.
 
     Left out and counted: pairs without a score, and those whose passage or query is not known (for a query: or has no text)."""
 
     name = "partition"
     schema = SCORES.append(pa.field("partition", pa.int32()))
-    key = ()
-    needs_model = False
-    independent_rows = False
 
     def __init__(self, config: PairsConfig, scores: ScoreSet, texts: Texts) -> None:
         self.config = config
@@ -55,14 +112,22 @@ class PartitionStage(ShardStage):
     def read(self, index: int) -> pa.Table:
         return self.scores.read(index * self.config.shard_rows, (index + 1) * self.config.shard_rows)
 
-    def load(self) -> None:
-        self._passages, self._queries = self.texts.passage_ids.implode(), self.texts.query_table["query_id"].implode()
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_passages", "_queries")}
+
+    @cached_property
+    def _passages(self) -> np.ndarray:
+        return _hashes(self.texts.passage_ids)
+
+    @cached_property
+    def _queries(self) -> np.ndarray:
+        return _hashes(self.texts.query_table["query_id"])
 
     def compute(self, table: pa.Table) -> pa.Table:
         rows = pl.DataFrame(pl.from_arrow(table))
         scored = rows.filter(pl.col("score").is_not_null())
         known = scored.with_columns(
-            passage_known=pl.col("doc_id").is_in(self._passages), query_known=pl.col("query_id").is_in(self._queries),
+            passage_known=_among(scored["doc_id"], self._passages), query_known=_among(scored["query_id"], self._queries),
         )
         kept = known.filter(pl.col("passage_known") & pl.col("query_known")).select(SCORES.names)
         self._counts = {
@@ -70,15 +135,27 @@ class PartitionStage(ShardStage):
             "unknown_passage": known.filter(~pl.col("passage_known")).height,
             "unknown_query": known.filter(pl.col("passage_known") & ~pl.col("query_known")).height,
         }
-        kept = kept.with_columns(partition=partition_of(kept["doc_id"], self.config.partitions))
-        return kept.sort("partition", "doc_id", "query_id", "score").to_arrow().cast(self.schema)
-
-    def row_groups(self, table: pa.Table) -> list[int]:
-        lengths: list[int] = np.bincount(table["partition"].to_numpy(), minlength=self.config.partitions).tolist()
-        return lengths
+        return self._grouped(kept)
 
     def counts(self) -> dict[str, int]:
         return self._counts
+
+
+def _hashes(ids: pl.Series) -> np.ndarray:
+    """Of all ids, 64 bits each, sorted: 8 bytes an id, and quick to look many up in."""
+    return np.sort(ids.hash().to_numpy())
+
+
+def _among(ids: pl.Series, hashes: np.ndarray) -> np.ndarray:
+    """(n,) bool: whether each id is one of those with these hashes."""
+    if not len(hashes):
+        return np.zeros(len(ids), dtype=bool)
+    own = ids.hash().to_numpy()
+    order = np.argsort(own)  # in order, lookups find their neighbours in the processor's cache
+    found = np.empty(len(own), dtype=bool)
+    places = np.searchsorted(hashes, own[order])
+    found[order] = hashes[np.minimum(places, len(hashes) - 1)] == own[order]
+    return found
 
 
 def check_known(stage: PartitionStage, counts: dict[str, float], unscored: int) -> None:

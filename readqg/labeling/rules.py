@@ -43,24 +43,26 @@ def choose(scored: pl.DataFrame, rule: Rule, m: int) -> tuple[pl.DataFrame, dict
         extreme_first=pl.when("positive").then(-pl.col("score")).otherwise(pl.col("score")),
         score=pl.col("score").cast(pl.Float32),
     )
-    chosen = chosen.sort("doc_id", ~pl.col("positive"), "extreme_first", "query_id")
+    chosen = chosen.sort("passage", ~pl.col("positive"), "extreme_first", "row")
     return chosen.select("doc_id", "query_id", "score", "relevance", "positive"), dropped
 
 
 def _with_places(scored: pl.DataFrame) -> pl.DataFrame:
     """Adds what a rule looks at: of the passage n, n_positive, low, high; of the row its place by falling score (0 is the
     highest), its place among the positives, and among the negatives from above and from below."""
+    # Ids are sorted once; from then on numbers stand for them, which sort ten times faster.
+    rows = scored.with_columns(pl.col("score").cast(pl.Float64)).sort("doc_id", "query_id")
+    rows = rows.with_columns(row=pl.int_range(pl.len()), passage=pl.col("doc_id").rle_id())
     # From below, too, the lowest place among equal scores goes to the lowest query_id: hence two sorts, not one reversed.
-    rising = scored.with_columns(pl.col("score").cast(pl.Float64)).sort("doc_id", "score", "query_id")
-    rising = rising.with_columns(from_below=pl.int_range(pl.len()).over("doc_id"))
-    falling = rising.sort("doc_id", "score", "query_id", descending=[False, True, False])
+    rising = rows.sort("passage", "score", "row").with_columns(from_below=pl.int_range(pl.len()).over("passage"))
+    falling = rising.sort("passage", "score", "row", descending=[False, True, False])
     return falling.with_columns(
         positive=pl.col("score") > 0,
-        place=pl.int_range(pl.len()).over("doc_id"),
-        n=pl.len().over("doc_id").cast(pl.Int64),
-        n_positive=(pl.col("score") > 0).sum().over("doc_id").cast(pl.Int64),
-        low=pl.col("score").min().over("doc_id"),
-        high=pl.col("score").max().over("doc_id"),
+        place=pl.int_range(pl.len()).over("passage"),
+        n=pl.len().over("passage").cast(pl.Int64),
+        n_positive=(pl.col("score") > 0).sum().over("passage").cast(pl.Int64),
+        low=pl.col("score").min().over("passage"),
+        high=pl.col("score").max().over("passage"),
     )
 
 

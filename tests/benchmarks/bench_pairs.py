@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import psutil
@@ -22,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from readqg import api
-from readqg.config import Compute, PairsConfig
+from readqg.config import Compute, ImportConfig, PairsConfig
 from tests.benchmarks.timing import machine
 
 _CHUNK = 1 << 20
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def _inputs(work: Path, rows: int, passages: int) -> tuple[Path, Path, Path]:
-    """Score, passage and query files; made once."""
+    """Score file, passages and queries as imported; made once."""
     rng = np.random.default_rng(0)
     queries = max(100, rows // 320)
     scores, documents, texts = (work / f"{name}-{rows}.parquet" for name in ("scores", "documents", "queries"))
@@ -65,7 +66,11 @@ def _inputs(work: Path, rows: int, passages: int) -> tuple[Path, Path, Path]:
                 writer.write_table(pa.table([pa.array(c) for c in columns], schema=schema))
         _texts(texts, "_id", queries, "a query of some words")
         _texts(documents, "_id", passages, "a passage of some sixty words " * 10)
-    return scores, documents, texts
+    folders = [work / f"{kind}-{rows}" for kind in ("documents", "queries")]
+    for folder, source in zip(folders, (documents, texts), strict=True):
+        kind: Any = folder.name.partition("-")[0]
+        api.import_corpus(ImportConfig(source=str(source), out=str(folder), kind=kind, shard_rows=65_536))
+    return scores, *(folder / folder.name.partition("-")[0] for folder in folders)
 
 
 def _texts(path: Path, id_field: str, count: int, text: str) -> None:
