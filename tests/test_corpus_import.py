@@ -118,6 +118,31 @@ def test_a_missing_column_is_said_at_once(tmp_path):
         do(tmp_path / "corpus.csv", tmp_path / "out")
     assert do(tmp_path / "corpus.csv", tmp_path / "out", id_field="key").rows == {"documents": 1}
 
+def test_all_odd_columns_are_said_at_once_with_the_flags_to_use(tmp_path):
+    (tmp_path / "corpus.csv").write_text("Document ID,Headline,Body,Year\na,T,some text,1999\n")
+    with pytest.raises(InputError) as error:
+        do(tmp_path / "corpus.csv", tmp_path / "out")
+    assert "no column for the id (_id or doc_id or id) and no column for the text (text)." in str(error.value)
+    assert "Its columns: Document ID, Headline, Body, Year." in str(error.value)
+    assert "perhaps --id-field 'Document ID' --text-field Body (in `readqg run`: --documents.id-field" in str(error.value)
+    summary = do(tmp_path / "corpus.csv", tmp_path / "out", id_field="Document ID", text_field="Body")
+    assert "its columns: Document ID, Headline, Body, Year. Name one with --title-field, perhaps Headline." in summary.warnings[0]
+
+
+def test_a_table_without_ids_is_numbered_by_its_lines(tmp_path):
+    (tmp_path / "corpus.csv").write_text('text\n"two\nlines"\nb\n')
+    with pytest.raises(InputError, match="A table without ids: --id-field @line takes the number of the line"):
+        do(tmp_path / "corpus.csv", tmp_path / "out")
+    do(tmp_path / "corpus.csv", tmp_path / "out", id_field="@line")
+    assert Documents.open(tmp_path / "out").ids == ["2", "4"]
+
+
+def test_a_csv_of_excel_s_with_semicolons_is_read(tmp_path):
+    (tmp_path / "corpus.csv").write_text('_id;title;text\n1;"a; b";one, two\n')
+    do(tmp_path / "corpus.csv", tmp_path / "out")
+    assert list(Documents.open(tmp_path / "out")) == [{"doc_id": "1", "title": "a; b", "text": "one, two"}]
+
+
 
 def test_a_csv_line_with_too_few_fields_is_set_aside(tmp_path):
     (tmp_path / "corpus.csv").write_bytes(b'_id,text\n1,a\n2\n3,"open "quote"\n4,\xff\n5,e\n')
@@ -199,8 +224,8 @@ def test_a_split_that_is_not_there_names_those_that_are(tmp_path):
 
 def test_a_folder_with_nothing_known_says_what_was_looked_for(tmp_path):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "notes.txt").write_text("x")
-    with pytest.raises(InputError, match=r"looked for corpus\.jsonl, corpus\.jsonl\.gz, .*It holds: notes\.txt"):
+    (tmp_path / "in" / "notes.docx").write_text("x")
+    with pytest.raises(InputError, match=r"looked for corpus\.jsonl, corpus\.jsonl\.gz, .*It holds: notes\.docx"):
         do(tmp_path / "in", tmp_path / "out")
 
 

@@ -17,6 +17,7 @@ from readqg.config.base import (
     placement,
 )
 from readqg.config.commands import DoctorConfig, PlanConfig, RunConfig, SubmitConfig, VerifyConfig
+from readqg.config.exchange import ExportConfig, ImportConfig, ImportQueriesConfig, ImportSettings
 from readqg.config.experiment import Collection, ExperimentConfig, Matrix, Recipe
 from readqg.config.machine import (
     FLAN_T5,
@@ -47,8 +48,6 @@ from readqg.config.stages import (
     FusionSettings,
     GenerateConfig,
     GenerateSettings,
-    ImportConfig,
-    ImportSettings,
     LabelConfig,
     PairsConfig,
     PairsSettings,
@@ -82,6 +81,7 @@ __all__ = [
     "DoctorConfig",
     "EvaluateConfig",
     "ExperimentConfig",
+    "ExportConfig",
     "FewShotConfig",
     "FloatRange",
     "FuseConfig",
@@ -91,6 +91,7 @@ __all__ = [
     "GeneratorSettings",
     "GeneratorSpace",
     "ImportConfig",
+    "ImportQueriesConfig",
     "ImportSettings",
     "IntRange",
     "LabelConfig",

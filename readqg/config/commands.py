@@ -7,11 +7,11 @@ from typing import Literal
 from pydantic import Field
 
 from readqg.config.base import Location, OptionalLocation, Settings
+from readqg.config.exchange import ImportSettings
 from readqg.config.machine import MINILM_L12, Compute
 from readqg.config.stages import (
     FusionSettings,
     GenerateSettings,
-    ImportSettings,
     QualitySettings,
     RetrieveSettings,
     RoundTripSettings,

@@ -10,28 +10,6 @@ from readqg.config.base import Location, OptionalLocation, Settings, placement
 from readqg.config.machine import MINILM_L6, MINILM_L12, Compute
 
 
-class ImportSettings(Settings):
-    id_field: str = "_id"
-    """Field names of JSON lines, CSV and Parquet; BEIR's by default. `doc_id`, `id` are tried where `_id` is absent."""
-    title_field: str = "title"
-    text_field: str = "text"
-    max_text_chars: int = Field(1_000_000, ge=1)
-    """Longer texts are cut here, and counted."""
-    max_rejected_share: float = Field(0.01, ge=0, le=1)
-    """The import fails when more than this share of the lines is bad."""
-    shard_rows: int = Field(2048, ge=1)
-
-
-class ImportConfig(ImportSettings):
-    source: Location
-    """A BEIR folder, or a file: .jsonl, .csv, .tsv, .parquet, each also .gz."""
-    out: Location
-    kind: Literal["auto", "documents", "queries", "judgments"] = "auto"
-    """What a single file holds; a BEIR folder holds all three."""
-    split: str = "test"
-    """Which `qrels/SPLIT.tsv` of a BEIR folder."""
-
-
 class RetrieveSettings(Settings):
     top_k: int = Field(100, ge=1)
     """Section 5."""

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from readqg.config import ImportSettings
+from readqg.corpus.irds import is_collection
 from readqg.corpus.rows import SCHEMAS, Kind, RowReader, document_text
 from readqg.corpus.sources import Source, locate
 from readqg.errors import InputError
@@ -67,15 +68,14 @@ class Documents:
 
     @classmethod
     def open(cls, path: str | Place) -> Documents:
-        """Open an imported folder (or one that holds it), a BEIR folder or a single raw file.
+        """Open an imported folder (or one that holds it), or whatever else `readqg import` reads.
 
         Raises `InputError` where there is none, it is unfinished, or a raw file has a bad line."""
         source = locate(path, "documents")
-        marker = source.path / "_SUCCESS" if source.imported else source.path
-        return _open_documents(source, marker.stat().st_mtime_ns if marker.exists() else 0)
+        return _open_documents(source, source.changed_ns())
 
     def __reduce__(self) -> tuple[Callable[[Place], Documents], tuple[Place]]:
-        return Documents.open, (self.path.absolute(),)
+        return Documents.open, (self.path if is_collection(self.path) else self.path.absolute(),)
 
     @property
     def rows(self) -> int:
@@ -169,9 +169,9 @@ def _read_table(source: Source) -> pa.Table:
     if source.imported:
         return open_input(source.path, tuple(schema.names)).read(columns=schema.names)
     rows = []
-    for line, row in RowReader(source.path, source.kind, ImportSettings()).read():
+    for line, row in RowReader(source, ImportSettings()).read():
         if row is None:
-            raise InputError(f"{source.path}, line {line.number}: {line.reason}. Mend it, or give the output of `readqg import`, "
+            raise InputError(f"{source.path}, {line.where}: {line.reason}. Mend it, or give the output of `readqg import`, "
                              "which sets bad lines aside.")
         rows.append(row)
     if not rows:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import tempfile
 from collections.abc import Iterator
@@ -36,6 +37,17 @@ class Line:
     fields: dict[str, Any] | None
     reason: str = ""
     excerpt: str = ""
+    file: str = ""
+    """Of a source of several files: which, relative to it."""
+    page: int = 0
+    """Of a file that has pages, from 1; 0: the line is not of one page."""
+
+    @property
+    def where(self) -> str:
+        """For a message."""
+        if not self.file:
+            return f"line {self.number}"
+        return self.file + (f", page {self.page}" if self.page else f", row {self.number}" if self.number else "")
 
 
 def file_format(path: Place) -> str:
@@ -48,7 +60,7 @@ def read_lines(path: Place) -> Iterator[Line]:
     """The rows of a file of documents or queries.
 
     Raises `InputError` where the file cannot be opened, has an unknown suffix, is damaged or is a gzip bomb."""
-    readers = dict(zip(SUFFIXES, (_json_lines, _json_lines, _csv_records, _tsv_records, _parquet_rows), strict=True))
+    readers = dict(zip(SUFFIXES, (_json_lines, _json_lines, _csv_records, _tsv_records, parquet_rows), strict=True))
     suffix = file_format(path)
     if suffix not in readers:
         known = ", ".join(SUFFIXES)
@@ -73,7 +85,12 @@ def columns(path: Place) -> list[str] | None:
         return None
     with opened(path) as file:
         first = next(_text_lines(path, file), (1, ""))[1]
-    return next(csv.reader([first], delimiter="\t" if suffix == ".tsv" else ","), [])
+    return next(csv.reader([first], delimiter="\t" if suffix == ".tsv" else _delimiter(first)), [])
+
+
+def _delimiter(header: str) -> str:
+    """Of a CSV file: a comma, or what Excel writes in its place where decimals have the comma."""
+    return next((mark for mark in (",", ";", "\t") if mark in header), ",")
 
 
 def _json_lines(path: Place) -> Iterator[Line]:
@@ -123,7 +140,9 @@ def _record(number: int, header: list[str], values: list[str]) -> Line:
 def _csv_records(path: Place) -> Iterator[Line]:
     csv.field_size_limit(MAX_LINE_BYTES)
     with opened(path) as file:
-        reader = csv.reader((text for _, text in _text_lines(path, file)), strict=True)
+        lines = (text for _, text in _text_lines(path, file))
+        first = next(lines, "")
+        reader = csv.reader(itertools.chain([first], lines), delimiter=_delimiter(first), strict=True)
         header: list[str] = []
         while True:
             number = reader.line_num + 1
@@ -213,7 +232,8 @@ def _parquet(path: Place) -> Iterator[pq.ParquetFile]:
             raise InputError(f"{path}: not a Parquet file, or damaged ({error}).") from None
 
 
-def _parquet_rows(path: Place) -> Iterator[Line]:
+def parquet_rows(path: Place) -> Iterator[Line]:
+    """The rows of a Parquet file, gzipped or not."""
     with _parquet(path) as parquet:
         number = 0
         for batch in parquet.iter_batches(batch_size=_PARQUET_BATCH_ROWS):

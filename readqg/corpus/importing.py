@@ -3,15 +3,18 @@
 Two passes over each file. The first reads every row, sets the bad ones aside in OUT/_rejected.jsonl and counts the good ones:
 the number of shards is part of every shard's name, and a source that is mostly bad should fail before anything is written.
 The second writes the shards that are not there yet. Memory holds one shard and the ids (about 200 bytes a document), never
-the corpus.
+the corpus. Text files, slow to parse, are parsed once: the first pass keeps their passages in a temporary file for the second.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
@@ -19,6 +22,7 @@ import pyarrow as pa
 
 from readqg.config import ImportConfig, identity
 from readqg.corpus.files import Line
+from readqg.corpus.naming import title_hint
 from readqg.corpus.rows import SCHEMAS, RowReader
 from readqg.corpus.sources import Source, import_sources
 from readqg.errors import FolderError, InputError
@@ -28,6 +32,7 @@ from readqg.stage import ShardResult
 
 log = logging.getLogger("readqg")
 _EXAMPLES = 3
+_LIMITS = ("max_rejected_share", "max_rejected_file_share")
 
 
 @dataclass
@@ -38,7 +43,9 @@ class ImportSummary:
     rows: dict[str, int] = field(default_factory=dict)
     """Kind (documents, queries, judgments) -> rows."""
     rejected: dict[str, int] = field(default_factory=dict)
-    """Kind -> lines set aside in `_rejected.jsonl`."""
+    """Kind -> lines (of text files: files and pages) set aside in `_rejected.jsonl`."""
+    text_files: int = 0
+    """Files that the documents were cut from, where they were."""
     empty_documents: int = 0
     titled_documents: int = 0
     cut_texts: int = 0
@@ -56,7 +63,7 @@ def import_corpus(config: ImportConfig) -> ImportSummary:
 
     Raises `InputError` where the source cannot be read, holds no document, or more than `max_rejected_share` of a file's lines
     are bad; `FolderError` where `out` was begun with something else or cannot be written."""
-    sources = import_sources(config.source, config.kind, config.split)
+    sources = import_sources(config.source, config.kind, config.split, config.dataset_split)
     out = place_of(config.out)
     with explained(f"making {out}"):
         out.mkdir(parents=True, exist_ok=True)
@@ -66,15 +73,17 @@ def import_corpus(config: ImportConfig) -> ImportSummary:
     summary_file = out / "_import.json"
     if len(begun) == len(sources) and all(folder.done for folder in begun) and summary_file.exists():
         return ImportSummary(**json.loads(summary_file.read_text()))
-    summary = _scan_all(config, sources, out)
-    for source in sources:
-        _write(_begin(config, source, fingerprints[source.kind]), source, config, summary.rows[source.kind])
+    with ExitStack() as files:
+        scans = [_Scan(source, RowReader(source, config), _spool(source, files)) for source in sources]
+        summary = _scan_all(config, scans, out)
+        for scan in scans:
+            _write(_begin(config, scan.source, fingerprints[scan.source.kind]), scan, config)
     write_whole(summary_file, json.dumps(asdict(summary), indent=1))
     return summary
 
 
 def _begin(config: ImportConfig, source: Source, content: str) -> OutputFolder:
-    settings = {name: value for name, value in identity(config).items() if name != "max_rejected_share"}
+    settings = {name: value for name, value in identity(config).items() if name not in _LIMITS}
     return OutputFolder.begin(place_of(config.out) / source.kind, "import", settings, {"source": content})
 
 
@@ -90,22 +99,62 @@ def _refuse_leftovers(out: Place, sources: list[Source]) -> None:
 class _Scan:
     source: Source
     reader: RowReader
+    spool: TextIO | None
+    """Where the good rows are kept, a JSON line each, if they are."""
     lines: int = 0
+    """Of text files: files."""
     rejected: int = 0
+    bad_pages: int = 0
     examples: list[str] = field(default_factory=list)
+    _file: str = ""
 
-    def refuse(self, line: Line, rejects: TextIO) -> None:
+    @property
+    def unit(self) -> str:
+        return "files" if self.source.of_files else "lines"
+
+    @property
+    def found_bad(self) -> str:
+        """`3 of 200 files`."""
+        pages = f" (and {self.bad_pages:,} pages of others)" if self.bad_pages else ""
+        return f"{self.rejected - self.bad_pages:,} of {self.lines:,} {self.unit}{pages}"
+
+    def look(self, rejects: TextIO) -> None:
+        """Read all rows: count them, set bad ones aside."""
+        log.info("Reading %s (%s): counting and checking", self.source.path, self.source.kind)
+        for line, row in self.reader.read():
+            self.lines += not self.source.of_files or line.file != self._file
+            self._file = line.file
+            if row is None:
+                self._refuse(line, rejects)
+            elif self.spool is not None:
+                self.spool.write(json.dumps(row) + "\n")
+
+    def _refuse(self, line: Line, rejects: TextIO) -> None:
         self.rejected += 1
+        self.bad_pages += line.page > 0
         if len(self.examples) < _EXAMPLES:
-            self.examples.append(f"line {line.number}: {line.reason}")
-        row = {"file": str(self.source.path), "line": line.number, "reason": line.reason, "excerpt": line.excerpt}
-        rejects.write(json.dumps(row) + "\n")
+            self.examples.append(f"{line.where}: {line.reason}")
+        file = str(self.source.path / line.file) if line.file and line.file != self.source.path.name else str(self.source.path)
+        row = {"file": file, "line": line.number, "reason": line.reason, "excerpt": line.excerpt}
+        rejects.write(json.dumps(row | ({"page": line.page} if line.page else {})) + "\n")
+
+    def good_rows(self, config: ImportConfig) -> Iterator[dict[str, Any]]:
+        """The canonical rows, once more."""
+        if self.spool is None:
+            return (row for _, row in RowReader(self.source, config).read() if row is not None)
+        self.spool.seek(0)
+        return map(json.loads, self.spool)
 
 
-def _scan_all(config: ImportConfig, sources: list[Source], out: Place) -> ImportSummary:
+def _spool(source: Source, files: ExitStack) -> TextIO | None:
+    return files.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) if source.of_files else None
+
+
+def _scan_all(config: ImportConfig, scans: list[_Scan], out: Place) -> ImportSummary:
     rejects_file = out / "_rejected.jsonl"
     with appearing(rejects_file) as partial, partial.open("w", encoding="utf-8") as rejects:
-        scans = [_scan(source, config, rejects) for source in sources]
+        for scan in scans:
+            scan.look(rejects)
     if not any(scan.rejected for scan in scans):
         rejects_file.unlink()
     for scan in scans:
@@ -119,26 +168,19 @@ def _scan_all(config: ImportConfig, sources: list[Source], out: Place) -> Import
     return summary
 
 
-def _scan(source: Source, config: ImportConfig, rejects: TextIO) -> _Scan:
-    log.info("Reading %s (%s): counting and checking", source.path, source.kind)
-    scan = _Scan(source, RowReader(source.path, source.kind, config))
-    for line, row in scan.reader.read():
-        scan.lines += 1
-        if row is None:
-            scan.refuse(line, rejects)
-    return scan
-
-
 def _judge(scan: _Scan, config: ImportConfig, rejects_file: Place) -> None:
     """Raises `InputError` where nothing good can come of this file."""
     path, kind, notes = scan.source.path, scan.source.kind, scan.reader.notes
-    if scan.rejected > config.max_rejected_share * scan.lines:
+    flag = "max_rejected_file_share" if scan.source.of_files else "max_rejected_share"
+    allowed = getattr(config, flag)
+    if scan.rejected - scan.bad_pages > allowed * scan.lines:
+        cure = "Mend them" if scan.source.named else "Mend them, name the right fields"
         raise InputError(
-            f"{path}: {scan.rejected:,} of {scan.lines:,} lines cannot be used; allowed is a share of "
-            f"{config.max_rejected_share:g}:\n" + "\n".join(f"  {example}" for example in scan.examples)
-            + f"\nAll of them are in {rejects_file}. Mend them, name the right fields, or raise --max-rejected-share.")
+            f"{path}: {scan.found_bad} cannot be used; allowed is a share of {allowed:g}:\n"
+            + "\n".join(f"  {example}" for example in scan.examples)
+            + f"\nAll of them are in {rejects_file}. {cure}, or raise --{flag.replace('_', '-')}.")
     if kind == "documents" and not notes.rows:
-        raise InputError(f"{path} holds no document. " + ("The file is empty." if not scan.lines else "All its lines are bad."))
+        raise InputError(f"{path} holds no document. " + ("The file is empty." if not scan.lines else f"All its {scan.unit} are bad."))
     if kind == "documents" and len(notes.empty) == notes.rows:
         raise InputError(f"{path}: none of its {notes.rows:,} documents has any text in {config.title_field!r} or "
                          f"{config.text_field!r}. Name the right fields with --title-field and --text-field.")
@@ -152,7 +194,9 @@ def _add(summary: ImportSummary, scan: _Scan, config: ImportConfig, rejects_file
     summary.mended_texts += len(notes.mended)
     say = summary.warnings.append
     if scan.rejected:
-        say(f"{name}: {scan.rejected:,} of {scan.lines:,} lines cannot be used and are in {rejects_file}. {scan.examples[0]}.")
+        say(f"{name}: {scan.found_bad} cannot be used and are in {rejects_file}. {scan.examples[0]}.")
+    if left_out := scan.source.left_out():
+        say(f"{name}: {left_out}.")
     if not notes.rows:
         say(f"{name} is empty: there are no {kind}.")
     if notes.empty:
@@ -163,8 +207,9 @@ def _add(summary: ImportSummary, scan: _Scan, config: ImportConfig, rejects_file
         say(f"{name}: {len(notes.mended):,} texts held NUL (removed) or half a surrogate pair (U+FFFD): {_some(notes.mended)}.")
     if kind == "documents":
         summary.empty_documents, summary.titled_documents = len(notes.empty), notes.titled
+        summary.text_files = scan.lines if scan.source.of_files else 0
         if not notes.titled:
-            say(f"{name}: no document has a title (field {config.title_field!r}).")
+            say(f"{name}: no document has a title (field {config.title_field!r}){title_hint(scan.source.columns())}.")
 
 
 def _strangers(scans: dict[str, _Scan]) -> list[str]:
@@ -188,33 +233,27 @@ def _some(ids: list[str]) -> str:
     return ", ".join(ids[:_EXAMPLES]) + (", ..." if len(ids) > _EXAMPLES else "")
 
 
-def _write(folder: OutputFolder, source: Source, config: ImportConfig, rows: int) -> None:
+def _write(folder: OutputFolder, scan: _Scan, config: ImportConfig) -> None:
     """Commit the shards that are not there, `shard_rows` rows each; at least one, so that an empty folder has a schema."""
-    total = max(1, -(-rows // config.shard_rows))
+    total = max(1, -(-scan.reader.notes.rows // config.shard_rows))
     missing = set(folder.missing(total))
     log.info("Writing %s: %d of %d shards to do", folder.path, len(missing), total)
     start = time.monotonic()
-    for index, shard in enumerate(_shards(source, config, missing, total)):
+    for index, shard in enumerate(_shards(scan, config, missing, total)):
         if index in missing:
-            folder.commit(index, total, _result(shard, source), seconds=time.monotonic() - start)
+            folder.commit(index, total, _result(shard, scan.source), seconds=time.monotonic() - start)
         start = time.monotonic()
     folder.finish(total)
 
 
-def _shards(source: Source, config: ImportConfig, missing: set[int], total: int) -> Iterator[list[dict[str, Any]]]:
+def _shards(scan: _Scan, config: ImportConfig, missing: set[int], total: int) -> Iterator[list[dict[str, Any]]]:
     """The rows of every shard in order; an empty list for those that are not missing."""
     if not missing:
         return
-    good = (row for _, row in RowReader(source.path, source.kind, config).read() if row is not None)
+    good = scan.good_rows(config)
     for index in range(total):
-        shard = []
-        for _ in range(config.shard_rows):
-            row = next(good, None)
-            if row is None:
-                break
-            if index in missing:
-                shard.append(row)
-        yield shard
+        shard = list(itertools.islice(good, config.shard_rows))
+        yield shard if index in missing else []
 
 
 def _result(shard: list[dict[str, Any]], source: Source) -> ShardResult:

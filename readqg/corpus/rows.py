@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
 from readqg.config import ImportSettings
-from readqg.corpus.files import Line, columns, read_judgment_lines, read_lines
+from readqg.corpus.files import Line
+from readqg.corpus.naming import explain_columns
 from readqg.errors import InputError
-from readqg.places import Place
+
+if TYPE_CHECKING:
+    from readqg.corpus.forms import Source
 
 Kind = Literal["documents", "queries", "judgments"]
 SCHEMAS: dict[Kind, pa.Schema] = {
@@ -20,6 +23,8 @@ SCHEMAS: dict[Kind, pa.Schema] = {
     "queries": pa.schema([("query_id", pa.string()), ("text", pa.string())]),
     "judgments": pa.schema([("query_id", pa.string()), ("doc_id", pa.string()), ("relevance", pa.int32())]),
 }
+NUMBERED = "@line"
+"""In place of the id's field: a row's number is its id."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _QUERY_FIELDS = ("query_id", "query-id", "qid")
 _DOC_FIELDS = ("doc_id", "corpus-id", "docid")
@@ -47,42 +52,38 @@ class Notes:
 
 
 class RowReader:
-    """Reads the rows of one file of one kind.
+    """Reads the rows of one source.
 
     `read` gives (line, canonical row as a dict), or (line, None) with the reason in `line.reason`. Duplicates are refused: the
     first row of an id stays. `ids` holds the ids (for judgments, the pairs of ids) seen so far."""
 
-    def __init__(self, path: Place, kind: Kind, settings: ImportSettings) -> None:
-        self.path, self.kind, self.settings = path, kind, settings
+    def __init__(self, source: Source, settings: ImportSettings) -> None:
+        self.source, self.kind, self.settings = source, source.kind, settings
         self.notes = Notes()
         self.ids: dict[Any, int] = {}
-        own = settings.id_field
-        fallback = ("doc_id", "id") if own == ImportSettings.model_fields["id_field"].default else ()
-        self._id_fields = (own, *fallback) if kind == "documents" else (own, "_id", "query_id", "id")
-        self._text_fields = (settings.text_field,) if kind == "documents" else (settings.text_field, "text")
+        self._id_fields, self._title_field, self._text_fields = _names(source, settings)
+        self._numbered = settings.id_field == NUMBERED and not source.named
 
     def read(self) -> Iterator[tuple[Line, dict[str, Any] | None]]:
         self._check_columns()
-        lines = read_judgment_lines(self.path) if self.kind == "judgments" else read_lines(self.path)
-        for line in lines:
+        for line in self.source.lines(self.settings):
             if line.fields is None:
                 yield line, None
                 continue
             try:
                 yield line, self._row(line)
             except BadRow as reason:
-                yield Line(line.number, None, str(reason), line.excerpt), None
+                yield replace(line, fields=None, reason=str(reason)), None
 
     def _check_columns(self) -> None:
         """A column that the whole table lacks is said at once, not once a line."""
-        found = columns(self.path)
+        found = self.source.columns()
         if found is None or self.kind == "judgments":
             return
-        for what, wanted in (("id", self._id_fields), ("text", self._text_fields)):
-            if not set(wanted) & set(found):
-                raise InputError(f"{self.path}: no column for the {what} ({' or '.join(dict.fromkeys(wanted))}). "
-                                 f"Its columns: {', '.join(found) or 'none'}. Name the right one with --{what}-field "
-                                 "(the first line must hold the names).")
+        wanted = {"text": self._text_fields} if self._numbered else {"id": self._id_fields, "text": self._text_fields}
+        absent = {what: names for what, names in wanted.items() if not set(names) & set(found)}
+        if absent:
+            raise InputError(f"{self.source.path}: {explain_columns(absent, found, NUMBERED)}")
 
     def _row(self, line: Line) -> dict[str, Any]:
         fields = line.fields or {}
@@ -90,7 +91,7 @@ class RowReader:
             row = self._judgment(fields)
             key: Any = (row["query_id"], row["doc_id"])
         else:
-            key = _identifier(*_pick(fields, self._id_fields))
+            key = str(line.number) if self._numbered else identifier(*pick(fields, self._id_fields))
             row = self._text_row(key, fields)
         if key in self.ids:
             what = "this query and document are" if self.kind == "judgments" else f"id {key!r} is"
@@ -100,17 +101,16 @@ class RowReader:
         return row
 
     def _text_row(self, key: str, fields: dict[str, Any]) -> dict[str, Any]:
-        text = _string(*_pick(fields, self._text_fields))
+        text = _string(*pick(fields, self._text_fields))
         if self.kind == "queries":
             return {"query_id": key, "text": self._mended(key, text)}
-        name = self.settings.title_field
-        title = _string(name, fields.get(name))
+        title = _string(self._title_field, fields.get(self._title_field))
         return {"doc_id": key, "title": self._mended(key, title), "text": self._mended(key, text)}
 
     def _judgment(self, fields: dict[str, Any]) -> dict[str, Any]:
-        query_id = _identifier(*_pick(fields, _QUERY_FIELDS))
-        doc_id = _identifier(*_pick(fields, _DOC_FIELDS))
-        return {"query_id": query_id, "doc_id": doc_id, "relevance": _grade(*_pick(fields, _GRADE_FIELDS))}
+        query_id = identifier(*pick(fields, _QUERY_FIELDS))
+        doc_id = identifier(*pick(fields, _DOC_FIELDS))
+        return {"query_id": query_id, "doc_id": doc_id, "relevance": _grade(*pick(fields, _GRADE_FIELDS))}
 
     def _mended(self, key: str, text: str) -> str:
         mended = _SURROGATE.sub("\ufffd", text).replace("\0", "")
@@ -130,14 +130,25 @@ class RowReader:
             self.notes.empty.append(row.get("doc_id") or row["query_id"])
 
 
-def _pick(fields: dict[str, Any], names: tuple[str, ...]) -> tuple[str, Any]:
+def _names(source: Source, settings: ImportSettings) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
+    """Where id, title and text are looked for: the first that is there counts."""
+    if source.named:
+        return ("doc_id" if source.kind == "documents" else "query_id",), "title", ("text",)
+    own = settings.id_field
+    if source.kind != "documents":
+        return (own, "_id", "query_id", "id"), settings.title_field, (settings.text_field, "text")
+    default = own == ImportSettings.model_fields["id_field"].default
+    return (own, *(("doc_id", "id") if default else ())), settings.title_field, (settings.text_field,)
+
+
+def pick(fields: dict[str, Any], names: tuple[str, ...]) -> tuple[str, Any]:
     for name in names:
         if name in fields:
             return name, fields[name]
     raise BadRow(f"no field {' or '.join(dict.fromkeys(names))}; found: {', '.join(map(str, fields)) or 'none'}")
 
 
-def _identifier(name: str, value: Any) -> str:
+def identifier(name: str, value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):

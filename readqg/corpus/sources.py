@@ -1,72 +1,92 @@
-"""What lies at a path: a BEIR folder, a single file, or what `readqg import` has made."""
+"""What lies at a path: a BEIR folder, a single file, a dataset's folder, text files, or what `readqg import` has made."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import cast
 
-from readqg.corpus.files import SUFFIXES
+from readqg.corpus.files import SUFFIXES, file_format
+from readqg.corpus.forms import Source
+from readqg.corpus.hf_datasets import find_split
+from readqg.corpus.irds import collections, is_collection
 from readqg.corpus.opening import looking_at
 from readqg.corpus.rows import Kind
+from readqg.corpus.text_files import TEXT_SUFFIXES, TextFiles
 from readqg.errors import InputError
 from readqg.places import Place, place_of
-from readqg.shards import open_input, sha256_file
+from readqg.shards import read_json
+
+__all__ = ["Source", "import_sources", "locate"]
 
 _STEMS: dict[Kind, str] = {"documents": "corpus", "queries": "queries"}
+_BESIDE: tuple[Kind, ...] = ("queries", "judgments")
 
 
-@dataclass(frozen=True)
-class Source:
-    """One kind of rows: a raw file, or a finished folder of parts."""
-
-    kind: Kind
-    path: Place
-    imported: bool
-
-    def fingerprint(self) -> str:
-        """Identifies the content."""
-        with looking_at(self.path):
-            return open_input(self.path).fingerprint if self.imported else sha256_file(self.path)
-
-
-def locate(path: str | Place, kind: Kind, split: str = "test") -> Source:
+def locate(path: str | Place, kind: Kind, split: str = "test", dataset_split: str | None = None) -> Source:
     """Where the rows of `kind` lie: `path` itself (a file, an imported folder), or within it (a BEIR folder, the output of
-    `readqg import`).
+    `readqg import`, a dataset's folder, text files).
 
     Raises `InputError` that says what was looked for."""
+    if is_collection(path):
+        found = next((s for s in collections(str(path)) if s.kind == kind), None)
+        if found is None:
+            raise InputError(f"{path} has no {kind}.")
+        return found
     path = place_of(path)
     with looking_at(path):
-        return _locate(path, kind, split)
+        return _locate(path, kind, split, dataset_split)
 
 
-def _locate(path: Place, kind: Kind, split: str) -> Source:
-    if (path / "_config.json").exists():
+def _locate(path: Place, kind: Kind, split: str, dataset_split: str | None) -> Source:
+    if _made_here(path):
         return Source(kind, path, True)
-    if (path / kind / "_config.json").exists():
+    if _made_here(path / kind):
         return Source(kind, path / kind, True)
     if not path.is_dir():
         if not path.exists():
             raise InputError(f"{path}: no such file or folder.")
-        return Source(kind, path, False)
-    found = _beir_file(path, kind, split)
-    if found is None:
-        raise InputError(f"{path} has no {kind}: looked for {', '.join(_looked_for(kind, split))}. It holds: {_listing(path)}.")
-    return Source(kind, found, False)
+        texts = kind == "documents" and file_format(path) in TEXT_SUFFIXES
+        return TextFiles(kind, path) if texts else Source(kind, path)
+    return _inside(path, kind, split, dataset_split) or _nothing(path, kind, split)
 
 
-def import_sources(path: str | Place, kind: str, split: str) -> list[Source]:
+def _made_here(folder: Place) -> bool:
+    """Whether it is a stage's output of rows. What `readqg export` makes is read as what it was made for."""
+    begun = folder / "_config.json"
+    return begun.exists() and read_json(begun).get("stage") != "export"
+
+
+def _inside(path: Place, kind: Kind, split: str, dataset_split: str | None) -> Source | None:
+    file = _beir_file(path, kind, split)
+    if file is not None:
+        return Source(kind, file)
+    dataset = find_split(path, kind, split if kind == "judgments" else dataset_split)
+    if dataset is not None or kind != "documents":
+        return dataset
+    texts = TextFiles(kind, path)
+    return texts if texts.files() else None
+
+
+def _nothing(path: Place, kind: Kind, split: str) -> Source:
+    others = f"; a Hugging Face dataset's folder; files {', '.join(TEXT_SUFFIXES)}" if kind == "documents" else ""
+    raise InputError(f"{path} has no {kind}: looked for {', '.join(_looked_for(kind, split))}{others}. It holds: {_listing(path)}.")
+
+
+def import_sources(path: str | Place, kind: str, split: str, dataset_split: str | None = None) -> list[Source]:
     """The raw files that an import reads: documents first, then queries and judgments where they are there.
 
     Raises `InputError` where there is nothing known, or where there are judgments but none of `split`."""
-    path = place_of(path)
     if kind != "auto":
-        return [locate(path, cast(Kind, kind), split)]
+        return [locate(path, cast(Kind, kind), split, dataset_split)]
+    if is_collection(path):
+        return collections(str(path))
+    path = place_of(path)
     if not path.is_dir():
         return [locate(path, _guess(path), split)]
-    documents = locate(path, "documents")
+    documents = locate(path, "documents", split, dataset_split)
     if documents.imported:
         raise InputError(f"{path} is imported already; give it as it is to the next stage.")
-    found = [Source(k, file, False) for k in ("queries", "judgments") if (file := _beir_file(path, k, split)) is not None]
+    with looking_at(path):
+        found = [source for k in _BESIDE if (source := _inside(path, k, split, None)) is not None]
     splits = sorted({p.name.removesuffix(".gz").removesuffix(".tsv") for p in (path / "qrels").glob("*.tsv*")})
     if splits and split not in splits:
         raise InputError(f"{path}/qrels has no {split}.tsv; it has: {', '.join(splits)}. Choose one with --split.")
