@@ -18,6 +18,20 @@ def import_corpus(config: c.ImportConfig) -> Summary:
     return corpus.import_corpus(config).as_dict()
 
 
+def import_queries(config: c.ImportQueriesConfig) -> Summary:
+    """Queries made elsewhere (InPars, GPL, Promptagator, JSON lines) into a queries folder, for train-reranker."""
+    from readqg.corpus import generated
+
+    return generated.import_queries(config)
+
+
+def export(config: c.ExportConfig) -> Summary:
+    """Generated queries for other tools: CrossEncoderTrainer, FlagEmbedding, Tevatron, BEIR, a Hugging Face dataset."""
+    from readqg import exporting
+
+    return exporting.export(config)
+
+
 def retrieve(config: c.RetrieveConfig) -> Summary:
     """BM25's best documents for every query: a run."""
     from readqg import local, retrieval, runs

@@ -37,12 +37,14 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "run": Command(config.RunConfig, api.run, "The whole way"),
     "import": Command(config.ImportConfig, api.import_corpus, "A corpus"),
+    "import-queries": Command(config.ImportQueriesConfig, api.import_queries, "A corpus"),
     "generate": Command(config.GenerateConfig, api.generate, "A corpus"),
     "round-trip": Command(config.RoundTripConfig, api.round_trip, "A corpus"),
     "train-reranker": Command(config.TrainRerankerConfig, api.train_reranker, "A corpus", starts_from="start"),
     "retrieve": Command(config.RetrieveConfig, api.retrieve, "A corpus"),
     "rank": Command(config.RankConfig, api.rank, "A corpus"),
     "fuse": Command(config.FuseConfig, api.fuse, "A corpus"),
+    "export": Command(config.ExportConfig, api.export, "A corpus"),
     "label": Command(config.LabelConfig, api.label, "The generator, once"),
     "pairs": Command(config.PairsConfig, api.pairs, "The generator, once"),
     "train-generator": Command(

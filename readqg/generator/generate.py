@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from readqg import models, sample, shards
 from readqg.config import GenerateConfig
 from readqg.corpus import Documents, document_text, subset
+from readqg.corpus.generated import QUERIES
 from readqg.fetching import local_folder
 from readqg.generator.backbone import Backbone
 from readqg.generator.decoding import Query, QueryWriter
@@ -19,10 +20,6 @@ from readqg.generator.prompts import SoftPrompt
 from readqg.places import place_of
 from readqg.stage import ShardStage
 
-QUERIES = pa.schema([
-    ("doc_id", pa.string()), ("relevance", pa.float32()), ("sample", pa.int32()), ("query", pa.string()),
-    ("log_likelihood", pa.float32()), ("n_tokens", pa.int32()), ("error", pa.string()),
-])
 _DOCUMENTS = ("doc_id", "title", "text")
 
 
