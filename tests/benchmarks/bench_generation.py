@@ -68,6 +68,7 @@ def shaped_like_flan_t5() -> Path:
     """A folder with a model of Flan-T5-base's size and random weights."""
     folder = Path(tempfile.mkdtemp())
     tokenizer = t5_tokenizer()
+    tokenizer.add_tokens([f"word{i}" for i in range(32128 - len(tokenizer))])  # or the random model would write nothing to be seen
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = T5Config(vocab_size=32128, d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_decoder_layers=12, num_heads=12,
