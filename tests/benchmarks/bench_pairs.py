@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.bench_pairs --rows 10_000_000 --baseline-rows 10_000_000
 
-The baseline gets the first rows of the same files. Passages are drawn from a Zipf-like law, ids are strings. Prints rows a second of both, their ratio, and the peak resident memory of
-all of our processes together. The rows are written once to --work and used again.
+The baseline gets the first rows of the same files. Passages are drawn from a Zipf-like law, ids are strings. Prints rows a second of
+both, their ratio, and the peak resident memory of all of our processes together. The rows are written once to --work and used again.
 """
 
 from __future__ import annotations
