@@ -33,6 +33,7 @@ log = logging.getLogger("readqg")
 
 _STEP_CPUS = 0.25  # never 0, and never so much that the pool and the steps do not fit on two CPUs
 _COMPUTE_CPUS = 0.75  # of a step that computes, where there is no pool; it leaves room for the commit
+_STEPS_A_WORKER = 2  # shards being read, or being committed, for each model worker; a process each
 _LOADING_DEATHS = 3
 # What bounds the tries of a shard is the ladder. Ray's own bound is above it: a shard waiting behind one that kills loses tries too.
 _RAY_RETRIES = 3 * MOST_DEATHS
@@ -85,7 +86,8 @@ def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing
         logging.getLogger(name).setLevel(logging.ERROR)
     shards = ray.data.from_items([{"shard": i} for i in missing], override_num_blocks=len(missing))
     cpus = _STEP_CPUS if stage.needs_model else _COMPUTE_CPUS
-    data = shards.map_batches(_Read(stage, folder), batch_size=1, batch_format="pyarrow", num_cpus=cpus)
+    beside = ray.data.TaskPoolStrategy(size=_STEPS_A_WORKER * compute.workers) if stage.needs_model else None
+    data = shards.map_batches(_Read(stage, folder), batch_size=1, batch_format="pyarrow", num_cpus=cpus, compute=beside)
     if stage.needs_model:
         with warnings.catch_warnings():
             # Ray 2.60 takes what bounds its retries only as remote arguments, and says that 2.64 will not; Ray is pinned below that.
@@ -100,7 +102,8 @@ def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing
                 num_gpus=1 if cluster.has_gpu(compute) else None,
                 max_task_retries=_RAY_RETRIES,
             )
-    data = data.map_batches(_Commit(folder, stage.total), batch_size=1, batch_format="pyarrow", num_cpus=_STEP_CPUS)
+    commit = _Commit(folder, stage.total)
+    data = data.map_batches(commit, batch_size=1, batch_format="pyarrow", num_cpus=_STEP_CPUS, compute=beside)
     try:
         for batch in data.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
             for text in batch["receipt"].to_pylist():  # type: ignore[union-attr]
