@@ -28,6 +28,7 @@ from tests.builders import tiny_bi_encoder, tiny_cross_encoder, tiny_llama
 
 WORDS = ["wing", "flow", "boundary", "layer", "shock", "heat"]
 FOLDERS = ("corpus/documents", "corpus/queries", "corpus/judgments", "bm25", "queries", "tuned", "scores", "pairs", "pairs/_partitioned",
+           "pairs/_partitioned-texts",
            "quality", "quality/_embeddings")
 COMPUTE = c.Compute(precision="fp32", device="cpu", threads=1)
 
