@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from readqg import cli
 from tests.builders import tiny_cross_encoder, tiny_llama
+from tests.experiment.test_experiment import write as write_matrix
 from tests.test_pipeline import place  # noqa: F401  (a fixture)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
@@ -214,7 +215,9 @@ def centre(teacher, scores):
 def test_every_script_runs_as_a_job(cluster, place, tmp_path):  # noqa: F811
     o = tmp_path
     llama, encoder, teacher = tiny_llama(o / "llama"), tiny_cross_encoder(o / "encoder"), tiny_cross_encoder(o / "teacher")
-    corpus = o / "corpus"
+    corpus, elsewhere = o / "corpus", o / "elsewhere.jsonl"
+    with (place / "corpus" / "corpus.jsonl").open() as lines:
+        elsewhere.write_text(json.dumps({"doc_id": json.loads(next(lines))["_id"], "query": "what is this about"}) + "\n")
     small = ["--m", "1", "--document-tokens", "32", "--query-tokens", "12", "--steps", "4", "--held-out-documents", "4"]
     nested = [f.replace("--", "--generator.") for f in small]
     jobs = {
@@ -227,6 +230,9 @@ def test_every_script_runs_as_a_job(cluster, place, tmp_path):  # noqa: F811
         "train-generator": ["--pairs", o / "pairs", "--backbone", llama, "--out", o / "prompts", *small],
         "generate": ["--documents", corpus / "documents", "--prompts", o / "prompts", "--backbone", llama, "--out", o / "queries",
                      "--document-tokens", "16", "--max-new-tokens", "6", "--compute.max-error-share", "0.9"],
+        "round-trip": ["--queries", o / "queries", "--documents", corpus / "documents", "--out", o / "back"],
+        "import-queries": ["--source", elsewhere, "--documents", corpus / "documents", "--out", o / "imported"],
+        "export": ["--queries", o / "queries", "--documents", corpus / "documents", "--format", "pairs", "--out", o / "exported"],
         "train-reranker": ["--queries", o / "queries", "--documents", corpus / "documents", "--start", encoder, "--out", o / "reranker",
                            "--epochs", "1", "--max-length", "48"],
         "rank": ["--run", o / "bm25", "--queries", corpus / "queries", "--documents", corpus / "documents", "--model", o / "reranker",
@@ -240,6 +246,7 @@ def test_every_script_runs_as_a_job(cluster, place, tmp_path):  # noqa: F811
         "tune-pipeline": ["--documents", corpus / "documents", "--prompts", o / "prompts", "--backbone", llama, "--start", encoder,
                           "--out", o / "tune-p", "--trials", "1", "--rungs", "1", "--generate.max-new-tokens", "6",
                           "--generate.document-tokens", "16", "--reranker.epochs", "1", "--reranker.max-length", "48"],
+        "experiment": ["--file", write_matrix(place, o, recipes=("start",)), "--out", o / "experiment"],
     }
     scripts = {re.search(r'job\("(.+)"\)', p.read_text())[1] for p in (ROOT / "jobs").glob("*.py") if p.name != "__init__.py"}
     assert set(jobs) == scripts - {"run"}
