@@ -25,6 +25,7 @@ from readqg.shards.attempts import process_start
 TARGETS = ("worker", "worker", "driver", "raylet")
 _END_WITHIN_S = 1800.0
 _GONE_WITHIN_S = 300.0  # a worker that is importing libraries, at Ray's low priority on a busy machine, is slow to see that it is alone
+_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # a raylet's; they look after it once a minute and touch no output
 _POLL_S = 0.1
 
 
@@ -75,7 +76,7 @@ class Command:
         return True
 
     def end(self, timeout_s: float = _END_WITHIN_S) -> int:
-        """The exit code (of one killed: minus the signal's number), once the command and all that it started are gone."""
+        """The exit code (of one killed: minus the signal's number), once the command and all of its that could write are gone."""
         deadline = time.monotonic() + timeout_s
         while self.running:
             self._descendants()
@@ -83,12 +84,19 @@ class Command:
                 self._process.kill()
                 raise AssertionError(f"not done within {timeout_s:.0f} s:\n{self.said}")
             time.sleep(_POLL_S * 5)
+        self._wait_until_gone(but=_AGENTS)
+        return int(self._process.returncode)
+
+    def leave_nothing(self) -> None:
+        """Waits for the last processes of a command that has ended."""
+        self._wait_until_gone(but=())
+
+    def _wait_until_gone(self, but: tuple[str, ...]) -> None:
         deadline = time.monotonic() + _GONE_WITHIN_S
-        while alive := [pid for pid, start in self._seen.items() if process_start(pid) == start and _runs(pid)]:
+        while alive := [pid for pid, start in self._seen.items() if process_start(pid) == start and _runs(pid, but)]:
             if time.monotonic() > deadline:
                 raise AssertionError(f"outlived their driver by {_GONE_WITHIN_S:.0f} s: {self._put_down(alive)}")
             time.sleep(_POLL_S * 5)
-        return int(self._process.returncode)
 
     @staticmethod
     def _put_down(pids: list[int]) -> list[str]:
@@ -130,10 +138,10 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def _runs(pid: int) -> bool:
-    """Whether a process is more than an entry that nobody has collected."""
+def _runs(pid: int, but: tuple[str, ...]) -> bool:
+    """Whether a process is more than an entry that nobody has collected, and has none of these titles."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX" and not _title(pid).startswith(but or "\0")
     except (OSError, IndexError):
         return False
 
@@ -147,6 +155,7 @@ def undisturbed(args: list[str], out: Path) -> dict[str, bytes]:
     """The parts that a run makes when it is left alone."""
     command = Command(args, out, out.with_suffix(".log"))
     assert command.end() == 0, command.said
+    command.leave_nothing()
     return parts(out)
 
 
@@ -178,21 +187,24 @@ class Tally:
 def disturbed(args: list[str], expected: dict[str, bytes], root: Path, kills: int, draw: random.Random, tally: Tally) -> None:
     """Give the command again and again until `kills` SIGKILLs have hit it and every folder that was begun is finished and
     compared. Which process, and when, comes from `draw`."""
-    target = sum(tally.kills.values()) + kills
+    target, commands = sum(tally.kills.values()) + kills, []
     while sum(tally.kills.values()) < target:
         out = root / f"out-{tally.folders}"
         while True:
             before = sum(tally.kills.values())
-            code = _one_command(args, out, draw, tally, target, len(expected))
-            if code == 0:
+            command = Command(args, out, out.with_suffix(".log"))
+            commands.append(command)
+            _kill_at_moments(command, draw, tally, target, len(expected))
+            if command.end() == 0:
                 break
             if sum(tally.kills.values()) == before:
                 raise AssertionError(f"failed though nothing was killed:\n{out.with_suffix('.log').read_text()}")
         tally.compare(expected, out)
+    for command in commands:
+        command.leave_nothing()
 
 
-def _one_command(args: list[str], out: Path, draw: random.Random, tally: Tally, target: int, total: int) -> int:
-    command = Command(args, out, out.with_suffix(".log"))
+def _kill_at_moments(command: Command, draw: random.Random, tally: Tally, target: int, total: int) -> None:
     tally.commands += 1
     for moment in _moments(command, draw, total):
         if not command.running or sum(tally.kills.values()) >= target:
@@ -206,7 +218,6 @@ def _one_command(args: list[str], out: Path, draw: random.Random, tally: Tally, 
             tally.kills[f"{kind}, {moment}"] += 1
         if kind != "worker":
             break
-    return command.end()
 
 
 def _moments(command: Command, draw: random.Random, total: int) -> Iterator[str]:
