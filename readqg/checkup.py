@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from readqg import models
+from readqg import devices
 from readqg.sample import weights
 
 _GIB = 1024**3
@@ -86,7 +86,7 @@ def _packages() -> Iterator[Finding]:
 def _processor() -> Iterator[Finding]:
     cores = cpu_count()
     yield Finding("cores", f"{cores} usable", *(() if cores > 1 else ("slow", "Ray needs two logical CPUs; one core is shared.")))
-    if models.cpu_has_bf16():
+    if devices.cpu_has_bf16():
         yield Finding("precision", "bf16 computed natively")
     else:
         yield Finding("precision", "no native bf16: fp32", "slow",

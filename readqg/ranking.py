@@ -7,6 +7,7 @@ ranked by doc_id, highest first, as trec_eval does.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +15,11 @@ import pyarrow as pa
 from readqg import models, runs, shards
 from readqg.config import RankConfig
 from readqg.corpus import Documents, input_fingerprint, read_texts
-from readqg.crossencoder import CrossEncoderScorer, EncodedPairs, PairTokenizer
 from readqg.places import place_of
 from readqg.stage import ShardStage
+
+if TYPE_CHECKING:  # its imports, seconds of them, are for the workers
+    from readqg.crossencoder import PairTokenizer
 
 RUN = pa.schema([
     ("query_id", pa.string()), ("doc_id", pa.string()), ("rank", pa.int32()), ("score", pa.float32()), ("error", pa.string()),
@@ -82,13 +85,18 @@ class RankStage(ShardStage):
                 .append_column("_input_ids", input_ids).append_column("_type_ids", type_ids))
 
     def load(self) -> None:
-        models.set_threads(self.config.compute)
-        device, dtype = models.device_and_dtype(self.config.compute)
+        from readqg import devices
+        from readqg.crossencoder import CrossEncoderScorer
+
+        devices.set_threads(self.config.compute)
+        device, dtype = devices.device_and_dtype(self.config.compute)
         folder = models.resolve(self.config.model)
         self._scorer = CrossEncoderScorer(folder, self.config.max_length, self.config.batch_tokens, device, dtype)
 
     def compute(self, table: pa.Table) -> pa.Table:
         """Ranked documents, query by query in the order of `table`."""
+        from readqg.crossencoder import EncodedPairs
+
         nested = [table[name].combine_chunks() for name in ("_input_ids", "_type_ids")]
         scores = iter(self._scorer.score_encoded(EncodedPairs.from_arrow(*(column.flatten() for column in nested))))
         rows = []
@@ -140,4 +148,6 @@ def _texts(path: str, _fingerprint: str) -> dict[str, str]:
 
 @lru_cache(maxsize=2)
 def _tokenizer(folder: str, max_length: int) -> PairTokenizer:
+    from readqg.crossencoder import PairTokenizer
+
     return PairTokenizer(folder, max_length)

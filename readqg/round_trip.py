@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from readqg.config import RetrieveSettings, RoundTripConfig
 from readqg.corpus import Documents
-from readqg.generator.generate import QUERIES
+from readqg.corpus.generated import QUERIES
 from readqg.retrieval import Bm25
 from readqg.shards import open_input
 from readqg.stage import ShardStage

@@ -1,18 +1,14 @@
-"""Where models come from, what is refused, and how device and precision are chosen."""
+"""Where models come from and what is refused."""
 
 import json
-import os
-import platform
 import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from readqg import models
-from readqg.config import Compute
-from readqg.errors import ConfigError, ModelError
+from readqg.errors import ModelError
 from tests.builders import tiny_cross_encoder
 
 
@@ -111,43 +107,3 @@ def test_fingerprint_follows_the_tokenizer_and_that_of_the_weights_does_not(made
     (model / "tokenizer.json").write_text(json.dumps({**tokenizer, "normalizer": None}))
     assert models.weights_fingerprint(str(model)) == models.weights_fingerprint(str(made))
     assert models.fingerprint(str(model)) != models.fingerprint(str(made))
-
-
-def test_cpu_and_fp32_are_what_they_say() -> None:
-    assert models.device_and_dtype(Compute(device="cpu", precision="fp32")) == (torch.device("cpu"), torch.float32)
-    assert models.device_and_dtype(Compute(device="cpu", precision="bf16"))[1] == torch.bfloat16
-
-
-@pytest.mark.skipif(
-    not Path("/proc/cpuinfo").exists() or platform.machine() != "x86_64", reason="reads an x86 processor's flags from /proc/cpuinfo"
-)
-def test_auto_precision_is_bf16_just_where_the_processor_has_it() -> None:
-    flags = Path("/proc/cpuinfo").read_text().split()
-    expected = torch.bfloat16 if {"avx512_bf16", "amx_bf16"} & set(flags) else torch.float32
-    assert models.device_and_dtype(Compute(device="cpu"))[1] == expected
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_an_error() -> None:
-    assert models.device_and_dtype(Compute())[0] == torch.device("cpu")
-    with pytest.raises(ConfigError, match=r"device is cuda, but torch .* sees no GPU"):
-        models.device_and_dtype(Compute(device="cuda"))
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_auto_takes_it_and_bf16_from_compute_capability_8_on() -> None:
-    device, dtype = models.device_and_dtype(Compute())
-    assert device.type == "cuda"
-    assert dtype == (torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float32)
-
-
-def test_threads_are_those_asked_for_or_the_cores_shared_among_workers() -> None:
-    before = torch.get_num_threads()
-    try:
-        models.set_threads(Compute(threads=3))
-        assert torch.get_num_threads() == 3
-        assert models.set_threads(Compute(workers=10_000)) == torch.get_num_threads() == 1
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        assert 1 <= models.set_threads(Compute()) <= (cores or 1)
-    finally:
-        torch.set_num_threads(before)

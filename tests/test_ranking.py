@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
 
-from readqg import models, runs
+from readqg import devices, runs
 from readqg.config import Compute, RankConfig, RetrieveConfig, identity
 from readqg.corpus import Documents, read_judgments, read_texts
 from readqg.crossencoder import load_tokenizer
@@ -210,7 +210,7 @@ def test_real_documents_are_scored_as_sentence_transformers_does(shared, tmp_pat
 @pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@pytest.mark.skipif(not models.cpu_has_bf16(), reason="no native bf16 here: 22,500 pairs in float32 take over an hour on two cores")
+@pytest.mark.skipif(not devices.cpu_has_bf16(), reason="no native bf16 here: 22,500 pairs in float32 take over an hour on two cores")
 def test_zero_shot_l12_has_its_known_ndcg_on_cranfield(shared, tmp_path):
     stage = cranfield(shared, tmp_path, compute=Compute(precision="bf16"))
     assert run(stage)["counts"] == {"inputs": 225, "rows": 22_500, "errors": 0, "nothing": 0}

@@ -268,16 +268,16 @@ def _initialize(job: Job, workers: Workers) -> tuple[Any, str]:
     import deepspeed  # after DS_ACCELERATOR
     import torch
 
-    from readqg import models
+    from readqg import devices
 
     # Gloo reduces well enough; DeepSpeed's own shared-memory op would want a compiler on the user's machine.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    models.set_threads(job.compute)
+    devices.set_threads(job.compute)
     _seed(job.stage.seed, -1, 0)
     module = _step_module(job.stage, workers)
     engine, *_ = deepspeed.initialize(
         model=module, model_parameters=_groups(module, job.weight_decay), config=_deepspeed_config(job, workers))
-    precision = "bf16" if models.device_and_dtype(job.compute)[1] == torch.bfloat16 else "fp32"
+    precision = "bf16" if devices.device_and_dtype(job.compute)[1] == torch.bfloat16 else "fp32"
     return engine, precision
 
 

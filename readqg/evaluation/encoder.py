@@ -11,7 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-from readqg import models
+from readqg import devices, models
 from readqg.batching import run_batches
 from readqg.config import QualityConfig
 from readqg.corpus import Documents, document_text
@@ -75,7 +75,7 @@ class BiEncoder:
 def open_encoder(config: QualityConfig) -> BiEncoder:
     """The encoder of a quality config, in this process. Full precision unless bf16 is asked for by name: the angle between
     two nearly equal queries is finer than bf16's three digits."""
-    device, _ = models.device_and_dtype(config.compute)
+    device, _ = devices.device_and_dtype(config.compute)
     dtype = torch.bfloat16 if config.compute.precision == "bf16" else torch.float32
     return BiEncoder(models.resolve(config.encoder), config.pooling, config.max_length, config.batch_tokens, device, dtype)
 
@@ -110,7 +110,7 @@ class EmbedStage(ShardStage):
         return self.documents.read(index * self.config.shard_documents, (index + 1) * self.config.shard_documents)
 
     def load(self) -> None:
-        models.set_threads(self.config.compute)
+        devices.set_threads(self.config.compute)
         self._encoder = open_encoder(self.config)
 
     def compute(self, table: pa.Table) -> pa.Table:

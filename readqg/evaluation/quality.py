@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 from scipy import stats
 
-from readqg import models
+from readqg import devices, models
 from readqg.config import QualityConfig, RetrieveSettings, identity
 from readqg.corpus import Documents
 from readqg.evaluation.encoder import NO_ENCODER, EmbeddedCorpus, EmbedStage, embeddings_folder, open_encoder
@@ -126,8 +126,8 @@ class QualityStage(ShardStage):
         return pa.Table.from_pylist([_document(group, texts) for group in found], _INPUT)
 
     def load(self) -> None:
-        models.set_threads(self.config.compute)
-        device, dtype = models.device_and_dtype(self.config.compute)
+        devices.set_threads(self.config.compute)
+        device, dtype = devices.device_and_dtype(self.config.compute)
         judge = models.resolve(self.config.judge)
         self._judge = Judge.open(judge, self.config.max_length, self.config.batch_tokens, device, dtype)
         self._bm25 = Bm25(self.documents, RetrieveSettings())

@@ -8,7 +8,7 @@ from functools import cache
 import pyarrow as pa
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from readqg import models, sample, shards
+from readqg import devices, models, sample, shards
 from readqg.config import GenerateConfig
 from readqg.corpus import Documents, document_text, subset
 from readqg.corpus.generated import QUERIES
@@ -71,8 +71,8 @@ class GenerateStage(ShardStage):
         return table.append_column("_ids", pa.array(ids, pa.list_(pa.int32())))
 
     def load(self) -> None:
-        models.set_threads(self.config.compute)
-        device, dtype = models.device_and_dtype(self.config.compute)
+        devices.set_threads(self.config.compute)
+        device, dtype = devices.device_and_dtype(self.config.compute)
         self._writer = QueryWriter(Generator.load(self.backbone, self.prompts, device, dtype), self.config)
         self._tokens = 0
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from readqg import models
+from readqg import devices, models
 from readqg.config import TrainGeneratorConfig
 from readqg.generator.backbone import Backbone
 from readqg.generator.collation import COLUMNS, PairBatch, TrainingPairs, collate
@@ -69,7 +69,7 @@ class GeneratorTraining(TrainStage):
         return {"backbone": models.fingerprint(self.config.backbone), **initial}
 
     def build(self) -> Generator:
-        device, dtype = models.device_and_dtype(self.config.compute)
+        device, dtype = devices.device_and_dtype(self.config.compute)
         backbone = Backbone.load(self.config.backbone, device, dtype)
         prompts = SoftPrompt.initial(backbone, self.config, self.pairs.folder.fingerprint)
         if self.config.initial:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from readqg import models
 from readqg.config import LabelConfig
-from readqg.crossencoder import CrossEncoderScorer, EncodedPairs, PairTokenizer
 from readqg.labeling.candidates import candidates_fingerprint, read_candidates
 from readqg.labeling.texts import Texts
 from readqg.places import place_of
 from readqg.stage import ShardStage
+
+if TYPE_CHECKING:  # its imports, seconds of them, are for the workers
+    from readqg.crossencoder import PairTokenizer
 
 
 class LabelStage(ShardStage):
@@ -67,12 +70,17 @@ class LabelStage(ShardStage):
         return table
 
     def load(self) -> None:
-        models.set_threads(self.config.compute)
-        device, dtype = models.device_and_dtype(self.config.compute)
+        from readqg import devices
+        from readqg.crossencoder import CrossEncoderScorer
+
+        devices.set_threads(self.config.compute)
+        device, dtype = devices.device_and_dtype(self.config.compute)
         folder = models.resolve(self.config.model)
         self._scorer = CrossEncoderScorer(folder, self.config.max_length, self.config.batch_tokens, device, dtype)
 
     def compute(self, table: pa.Table) -> pa.Table:
+        from readqg.crossencoder import EncodedPairs
+
         sound = table["_why_not"].is_null().to_numpy()
         encoded = table.filter(pa.array(sound)).select(["_input_ids", "_type_ids"]).combine_chunks()
         logits = np.full(table.num_rows, np.nan, dtype=np.float32)
@@ -109,4 +117,6 @@ def _spread(tokens: pa.Array, sound: np.ndarray) -> pa.Array:
 
 @lru_cache(maxsize=2)
 def _tokenizer(folder: str, max_length: int) -> PairTokenizer:
+    from readqg.crossencoder import PairTokenizer
+
     return PairTokenizer(folder, max_length)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from readqg import models, sample
+from readqg import devices, models, sample
 from readqg.batching import tokens_for
 from readqg.config import RunConfig
 from readqg.corpus import Documents, read_texts, subset
@@ -55,8 +55,8 @@ def calibrate(config: RunConfig, corpus: str, measure: bool = True) -> Calibrati
     queries = _queries(corpus)
     prompts = SoftPrompt.load(config.prompts or sample.prompts_folder())
     backbone = config.backbone or prompts.facts.base_model
-    device, dtype = models.device_and_dtype(config.compute)
-    models.set_threads(config.compute)
+    device, dtype = devices.device_and_dtype(config.compute)
+    devices.set_threads(config.compute)
     began = time.monotonic()
     generator = Generator(Backbone.load(backbone, device, dtype), prompts).eval()
     scorer = CrossEncoderScorer(models.resolve(config.start), config.rank.max_length, config.rank.batch_tokens, device, dtype)
@@ -126,7 +126,7 @@ def _time_scoring(scorer: CrossEncoderScorer, texts: Sequence[str], queries: Seq
 
 def _time_training(config: RunConfig, scorer: CrossEncoderScorer, texts: Sequence[str], queries: Sequence[str]) -> float:
     """Tokens a second, forward and back with the optimizer's step, of one step's chosen pairs."""
-    device, dtype = models.device_and_dtype(config.compute)
+    device, dtype = devices.device_and_dtype(config.compute)
     model = load_model(models.resolve(config.start), device).train()
     keep_head_in_float32(model)
     tokenize = PairTokenizer(models.resolve(config.start), config.reranker.max_length)

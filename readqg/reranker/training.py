@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from readqg import models
+from readqg import devices, models
 from readqg.batching import tokens_for
 from readqg.config import TrainRerankerConfig
 from readqg.corpus import Documents
@@ -123,7 +123,7 @@ class RerankerTraining(TrainStage):
 
     @cached_property
     def _placement(self) -> tuple[torch.device, torch.dtype]:
-        return models.device_and_dtype(self.config.compute)
+        return devices.device_and_dtype(self.config.compute)
 
     @cached_property
     def _scorer(self) -> TrainingScorer:

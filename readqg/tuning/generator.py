@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from scipy.stats import spearmanr
 
-from readqg import models
+from readqg import devices
 from readqg.config import GenerateSettings, TrainGeneratorConfig, TuneGeneratorConfig, make
 from readqg.errors import ConfigError
 from readqg.generator.decoding import QueryWriter
@@ -59,7 +59,7 @@ class GeneratorSearch(Search):
 
     def trial(self, values: Values, folder: Path) -> Iterator[Rung]:
         config = self._training(values)
-        models.set_threads(config.compute)
+        devices.set_threads(config.compute)
         torch.manual_seed(config.seed)
         stage = GeneratorTraining(config)
         model = stage.build()

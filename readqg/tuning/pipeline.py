@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from readqg import config as c
-from readqg import models
+from readqg import devices, models
 from readqg.batching import tokens_for
 from readqg.corpus import Documents, subset
 from readqg.corpus.rows import SCHEMAS
@@ -97,11 +97,11 @@ class PipelineSearch(Search):
         learning = {name: value for name, value in values.items() if name in c.RerankerSpace.model_fields}
         queries = self._write_queries(sampling, folder / "queries")
         config = self._training(str(queries), learning)
-        models.set_threads(config.compute)
+        devices.set_threads(config.compute)
         torch.manual_seed(config.seed)
         stage = RerankerTraining(config)
         model = stage.build()
-        device, dtype = models.device_and_dtype(config.compute)
+        device, dtype = devices.device_and_dtype(config.compute)
         tokenize = PairTokenizer(models.resolve(config.start), config.max_length)
         scorer = TrainingScorer(tokenize, tokens_for(device, config.batch_tokens), dtype)
         held_out = HeldOut.search(self._held_out_queries(), Documents.open(self.config.documents))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from readqg import models
+from readqg import devices
 from readqg.config import TrainRerankerConfig, TuneRerankerConfig, make
 from readqg.reranker.selection import Validation
 from readqg.reranker.training import RerankerTraining
@@ -44,7 +44,7 @@ class RerankerSearch(Search):
 
     def trial(self, values: Values, folder: Path) -> Iterator[Rung]:
         config = self._training(values)
-        models.set_threads(config.compute)
+        devices.set_threads(config.compute)
         torch.manual_seed(config.seed)
         stage = RerankerTraining(config)
         model = stage.build()

@@ -17,7 +17,7 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from readqg import models, sample
+from readqg import devices, sample
 from readqg.config import SMOLLM2, Compute, GenerateSettings, GeneratorSettings
 from readqg.corpus import Documents, subset
 from readqg.generator.backbone import Backbone
@@ -33,7 +33,7 @@ Rows = list[tuple[list[int], float]]
 def main() -> None:
     args = _args()
     torch.set_num_threads(args.threads)
-    device, dtype = models.device_and_dtype(Compute())
+    device, dtype = devices.device_and_dtype(Compute())
     generator = _generator(args.backbone, device, dtype)
     documents = Documents.open(args.data)
     chosen = subset(documents.ids, args.documents)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder
 
-from readqg import models
+from readqg import devices, models
 from readqg.config import Compute
 from readqg.corpus import Documents, read_judgments, read_texts, subset
 from readqg.crossencoder import CrossEncoderScorer
@@ -36,7 +36,7 @@ def main() -> None:
     keys = [(query, doc) for query, docs in run.items() for doc in docs]
     texts = dict(zip(ids := sorted({doc for _, doc in keys}), documents.texts(ids), strict=True))
     pairs = [(asked[query], texts[doc]) for query, doc in keys]
-    device, dtype = models.device_and_dtype(Compute())
+    device, dtype = devices.device_and_dtype(Compute())
     print(f"{machine()}\n{len(pairs)} pairs of {args.data}, {device.type}, {dtype}")
 
     ours = CrossEncoderScorer(models.resolve(args.model), 512, args.batch_tokens, device, dtype)
