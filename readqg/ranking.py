@@ -7,7 +7,6 @@ ranked by doc_id, highest first, as trec_eval does.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +16,7 @@ from readqg.config import RankConfig
 from readqg.corpus import Documents, input_fingerprint, read_texts
 from readqg.places import place_of
 from readqg.stage import ShardStage
-
-if TYPE_CHECKING:  # its imports, seconds of them, are for the workers
-    from readqg.crossencoder import PairTokenizer
+from readqg.tokenizing import EncodedPairs, PairTokenizer
 
 RUN = pa.schema([
     ("query_id", pa.string()), ("doc_id", pa.string()), ("rank", pa.int32()), ("score", pa.float32()), ("error", pa.string()),
@@ -95,8 +92,6 @@ class RankStage(ShardStage):
 
     def compute(self, table: pa.Table) -> pa.Table:
         """Ranked documents, query by query in the order of `table`."""
-        from readqg.crossencoder import EncodedPairs
-
         nested = [table[name].combine_chunks() for name in ("_input_ids", "_type_ids")]
         scores = iter(self._scorer.score_encoded(EncodedPairs.from_arrow(*(column.flatten() for column in nested))))
         rows = []
@@ -148,6 +143,4 @@ def _texts(path: str, _fingerprint: str) -> dict[str, str]:
 
 @lru_cache(maxsize=2)
 def _tokenizer(folder: str, max_length: int) -> PairTokenizer:
-    from readqg.crossencoder import PairTokenizer
-
     return PairTokenizer(folder, max_length)

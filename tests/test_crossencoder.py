@@ -24,8 +24,9 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from readqg.crossencoder import CrossEncoderScorer, EncodedPairs, PairTokenizer, load_model, load_tokenizer
+from readqg.crossencoder import CrossEncoderScorer, load_model, tensors
 from readqg.errors import ModelError
+from readqg.tokenizing import EncodedPairs, PairTokenizer, load_tokenizer
 from tests.builders import WORDS, bert_tokenizer, tiny_cross_encoder
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
@@ -142,7 +143,7 @@ def test_a_bfloat16_head_would_tie_where_ours_does_not(tmp_path):
     encoded = scorer.tokenize(pairs)
     naive = BertForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16).eval()
     with torch.inference_mode():
-        tied = naive(**scorer.tokenize.batch(encoded, range(len(pairs)), "cpu")).logits[:, 0].tolist()
+        tied = naive(**tensors(scorer.tokenize.padded(encoded, range(len(pairs))), "cpu")).logits[:, 0].tolist()
     assert len(set(tied)) < len(pairs) * 0.6
     assert len(set(scorer.score(pairs).tolist())) > len(pairs) * 0.95
 

@@ -13,7 +13,6 @@ from sentence_transformers import CrossEncoder
 from readqg import devices, runs
 from readqg.config import Compute, RankConfig, RetrieveConfig, identity
 from readqg.corpus import Documents, read_judgments, read_texts
-from readqg.crossencoder import load_tokenizer
 from readqg.errors import InputError
 from readqg.evaluation.metrics import evaluate
 from readqg.local import run_here
@@ -21,6 +20,7 @@ from readqg.ranking import RankStage
 from readqg.retrieval import RetrieveStage
 from readqg.shards import OutputFolder, open_input
 from readqg.stage import compute_shard
+from readqg.tokenizing import load_tokenizer
 from tests.builders import tiny_cross_encoder
 
 DOCUMENTS = {"d1": "wing flow", "d2": "boundary layer heat", "d3": "shock", "d4": "wing flow", "d5": "", "d6": "heat of the wing"}

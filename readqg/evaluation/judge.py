@@ -15,8 +15,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, PretrainedConfig
 
 from readqg.batching import run_batches
-from readqg.crossencoder import CrossEncoderScorer, load_tokenizer
+from readqg.crossencoder import CrossEncoderScorer
 from readqg.errors import ModelError
+from readqg.tokenizing import load_tokenizer
 
 _ANSWERS = ("▁true", "▁false")
 _END = "Relevant:"

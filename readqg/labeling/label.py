@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +13,7 @@ from readqg.labeling.candidates import candidates_fingerprint, read_candidates
 from readqg.labeling.texts import Texts
 from readqg.places import place_of
 from readqg.stage import ShardStage
-
-if TYPE_CHECKING:  # its imports, seconds of them, are for the workers
-    from readqg.crossencoder import PairTokenizer
+from readqg.tokenizing import EncodedPairs, PairTokenizer
 
 
 class LabelStage(ShardStage):
@@ -79,8 +76,6 @@ class LabelStage(ShardStage):
         self._scorer = CrossEncoderScorer(folder, self.config.max_length, self.config.batch_tokens, device, dtype)
 
     def compute(self, table: pa.Table) -> pa.Table:
-        from readqg.crossencoder import EncodedPairs
-
         sound = table["_why_not"].is_null().to_numpy()
         encoded = table.filter(pa.array(sound)).select(["_input_ids", "_type_ids"]).combine_chunks()
         logits = np.full(table.num_rows, np.nan, dtype=np.float32)
@@ -117,6 +112,4 @@ def _spread(tokens: pa.Array, sound: np.ndarray) -> pa.Array:
 
 @lru_cache(maxsize=2)
 def _tokenizer(folder: str, max_length: int) -> PairTokenizer:
-    from readqg.crossencoder import PairTokenizer
-
     return PairTokenizer(folder, max_length)

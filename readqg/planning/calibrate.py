@@ -15,7 +15,7 @@ from readqg import devices, models, sample
 from readqg.batching import tokens_for
 from readqg.config import RunConfig
 from readqg.corpus import Documents, read_texts, subset
-from readqg.crossencoder import CrossEncoderScorer, PairTokenizer, load_model
+from readqg.crossencoder import CrossEncoderScorer, load_model
 from readqg.errors import InputError
 from readqg.generator.backbone import Backbone
 from readqg.generator.decoding import QueryWriter
@@ -25,6 +25,7 @@ from readqg.planning.machine import Rates
 from readqg.planning.work import Corpus
 from readqg.reranker.scoring import TrainingScorer, keep_head_in_float32
 from readqg.retrieval import bm25_run
+from readqg.tokenizing import PairTokenizer
 
 log = logging.getLogger("readqg")
 

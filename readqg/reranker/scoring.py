@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from readqg.batching import run_batches, token_batches
-from readqg.crossencoder import EncodedPairs, PairTokenizer, head_modules
+from readqg.crossencoder import head_modules, tensors
+from readqg.tokenizing import EncodedPairs, PairTokenizer
 from readqg.workers import ALONE, Workers
 
 
@@ -85,7 +86,7 @@ class TrainingScorer:
         device = self._device(model)
 
         def forward(batch: list[int]) -> Tensor:
-            logits: Tensor = model(**self.tokenize.batch(encoded, [rows[i] for i in batch], device)).logits
+            logits: Tensor = model(**tensors(self.tokenize.padded(encoded, [rows[i] for i in batch]), device)).logits
             return logits[:, 0].float()
 
         return forward

@@ -26,7 +26,7 @@ from readqg import devices, models
 from readqg.batching import tokens_for
 from readqg.config import TrainRerankerConfig
 from readqg.corpus import Documents
-from readqg.crossencoder import EncodedPairs, PairTokenizer, load_model
+from readqg.crossencoder import load_model
 from readqg.errors import InputError
 from readqg.reranker import card
 from readqg.reranker.losses import bce_loss, hardest_documents, margin_ranking_loss
@@ -34,6 +34,7 @@ from readqg.reranker.sampling import LEFT_OUT, QUERY_COLUMNS, ROUND_TRIP_COLUMNS
 from readqg.reranker.scoring import TrainingScorer, keep_head_in_float32
 from readqg.reranker.selection import HeldOut, Validation, has_collapsed, verdict_from_log
 from readqg.shards import InputFolder, open_input, stable_hash
+from readqg.tokenizing import EncodedPairs, PairTokenizer
 from readqg.training import TrainStage, scheduled
 from readqg.workers import ALONE, Workers
 

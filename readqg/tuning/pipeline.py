@@ -18,7 +18,6 @@ from readqg import devices, models
 from readqg.batching import tokens_for
 from readqg.corpus import Documents, subset
 from readqg.corpus.rows import SCHEMAS
-from readqg.crossencoder import PairTokenizer
 from readqg.errors import InputError
 from readqg.generator.generate import GenerateStage
 from readqg.local import run_here
@@ -28,6 +27,7 @@ from readqg.reranker.selection import HeldOut
 from readqg.reranker.training import RerankerTraining
 from readqg.shards import OutputFolder, open_input
 from readqg.stage import ShardResult
+from readqg.tokenizing import PairTokenizer
 from readqg.tuning.loop import train
 from readqg.tuning.search import Rung, Search, Values, rung_steps
 
