@@ -139,6 +139,13 @@ class RerankerSettings(Settings):
     `readqg round-trip`."""
     mined_from: int = Field(3, ge=1)
     """The first place, from 1, that mined documents are drawn from: the very first may well be relevant too."""
+    w_anchor: float = Field(0.0, ge=0)
+    """Weight of the divergence from the start's own scores (`losses.anchor_loss`); 0: none, and no second model."""
+    replay: OptionalLocation = None
+    """A pairs folder, such as that of MS MARCO, whose documents take `replay_share` of every batch, so that what the start has learned
+    there is not forgotten. None: none."""
+    replay_share: float = Field(0.25, gt=0, lt=1)
+    """Share of a batch's documents, at least one."""
     epochs: int = Field(2, ge=1)
     learning_rate: float = Field(7e-6, gt=0)
     schedule: Literal["constant", "linear"] = "linear"
@@ -152,6 +159,18 @@ class RerankerSettings(Settings):
     held_out_max: int = Field(100, ge=1)
     """Held-out documents at most."""
     seed: int = 0
+
+    @property
+    def replayed(self) -> int:
+        """Documents of a batch that come from `replay`."""
+        return max(1, round(self.replay_share * self.batch)) if self.replay else 0
+
+    @model_validator(mode="after")
+    def _replay_leaves_two(self) -> RerankerSettings:
+        if self.batch - self.replayed < 2:
+            raise ValueError(f"replay_share {self.replay_share} of a batch of {self.batch} leaves {self.batch - self.replayed} of its "
+                             "documents to the corpus, and Eq. 5 needs two: lower replay_share or raise batch")
+        return self
 
     @property
     def needs_round_trip(self) -> bool:
