@@ -95,6 +95,14 @@ def round_trip(config: c.RoundTripConfig) -> Summary:
     return local.run_here(stage, OutputFolder.begin(config.out, stage.name, c.identity(config), stage.inputs(), stage.models()))
 
 
+def ratio(config: c.RatioConfig) -> Summary:
+    """How much likelier the generator finds every query at r = 1 than at r = 0: for filters of `train-reranker`."""
+    from readqg.engine import data
+    from readqg.generator.ratio import RatioStage
+
+    return data.run(RatioStage(config), config)
+
+
 def train_reranker(config: c.TrainRerankerConfig) -> Summary:
     """A cross-encoder fine-tuned on generated queries, with a guard against getting worse."""
     from readqg.engine import stored

@@ -40,6 +40,7 @@ COMMANDS: dict[str, Command] = {
     "import-queries": Command(config.ImportQueriesConfig, api.import_queries, "A corpus"),
     "generate": Command(config.GenerateConfig, api.generate, "A corpus"),
     "round-trip": Command(config.RoundTripConfig, api.round_trip, "A corpus"),
+    "ratio": Command(config.RatioConfig, api.ratio, "A corpus"),
     "train-reranker": Command(config.TrainRerankerConfig, api.train_reranker, "A corpus", starts_from="start"),
     "retrieve": Command(config.RetrieveConfig, api.retrieve, "A corpus"),
     "rank": Command(config.RankConfig, api.rank, "A corpus"),

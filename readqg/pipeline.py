@@ -3,7 +3,7 @@
 ```
 OUT/corpus/{documents,queries,judgments}   imported
 OUT/queries                                generated, r = 1 and r = 0
-OUT/round-trip                             the same asked back of the corpus, where the re-ranker's settings need it
+OUT/round-trip, OUT/ratio                  the same asked back of the corpus, and with their likelihood ratio, where settings need it
 OUT/reranker                               the tuned cross-encoder, with its guard
 OUT/bm25, OUT/start, OUT/tuned             runs, where the corpus comes with queries
 OUT/start-fused, OUT/tuned-fused           the same with BM25's scores added
@@ -48,7 +48,11 @@ def run(config: c.RunConfig) -> dict[str, Any]:
         with clock.stage("generate"):
             steps.generate(out / "queries")
         with clock.stage("train"):
-            steps.train(_asked_back(steps, out), out / "reranker")
+            queries = out / "queries"
+            for name, _, step in steps.passes():
+                step(queries, out / name)
+                queries = out / name
+            steps.train(queries, out / "reranker")
         if searched:
             with clock.stage("rank"):
                 _rank(steps, out)
@@ -59,14 +63,6 @@ def run(config: c.RunConfig) -> dict[str, Any]:
         summary = _report(config, out, imported, quality, clock)
     _table(summary)
     return summary
-
-
-def _asked_back(steps: Steps, out: Place) -> Place:
-    """The generated queries, asked back of the corpus where the re-ranker's settings need it."""
-    if not steps.config.reranker.needs_round_trip:
-        return out / "queries"
-    steps.round_trip(out / "queries", out / "round-trip")
-    return out / "round-trip"
 
 
 def _rank(steps: Steps, out: Place) -> None:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from readqg import api, sample
 from readqg import config as c
@@ -27,6 +28,15 @@ def prompts_of(config: c.RunConfig) -> str:
             f"  readqg train-generator --pairs pairs --backbone {config.backbone} --out prompts"
         )
     return str(sample.prompts_folder())
+
+
+class Pass(NamedTuple):
+    """Queries in, the same folder with more or fewer of them, or more columns, out."""
+
+    name: str
+    made_of: tuple[Any, ...]
+    """What its outcome hangs on beside the queries, the prompts and the corpus."""
+    step: Callable[[Place, Place], Any]
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,18 @@ class Steps:
     def round_trip(self, queries: Place, out: Place) -> dict[str, Any]:
         places = {"queries": str(queries), "documents": self.documents, "out": str(out)}
         return api.round_trip(c.make(c.RoundTripConfig, self.config.round_trip.model_dump(), places))
+
+    def ratio(self, queries: Place, out: Place) -> dict[str, Any]:
+        places = {"queries": str(queries), "out": str(out), "prompts": prompts_of(self.config), "backbone": self.config.backbone}
+        return api.ratio(self._stage(c.RatioConfig, self.config.ratio, places))
+
+    def passes(self) -> list[Pass]:
+        """What generated queries go through before training, in order; only what the settings ask for."""
+        every = [
+            (self.config.reranker.needs_round_trip, Pass("round-trip", (self.config.round_trip,), self.round_trip)),
+            (self.config.reranker.needs_ratio, Pass("ratio", (self.config.ratio,), self.ratio)),
+        ]
+        return [step for needed, step in every if needed]
 
     def train(self, queries: Place, out: Place) -> dict[str, Any]:
         places = {"queries": str(queries), "out": str(out), "start": self.config.start, "train": self.config.train.model_dump()}

@@ -13,6 +13,7 @@ from readqg.config.stages import (
     FusionSettings,
     GenerateSettings,
     QualitySettings,
+    RatioSettings,
     RetrieveSettings,
     RoundTripSettings,
     ScoreSettings,
@@ -47,7 +48,8 @@ class RunConfig(Settings):
     retrieve: RetrieveSettings = RetrieveSettings()
     generate: GenerateSettings = GenerateSettings()
     round_trip: RoundTripSettings = RoundTripSettings()
-    """Where the re-ranker's settings ask for it."""
+    ratio: RatioSettings = RatioSettings()
+    """Both where the re-ranker's settings ask for them."""
     reranker: RerankerSettings = RerankerSettings()
     rank: ScoreSettings = ScoreSettings()
     fusion: FusionSettings = FusionSettings()

@@ -47,6 +47,30 @@ class RoundTripConfig(RoundTripSettings):
     out: Location
 
 
+class RatioSettings(Settings):
+    """The likelihood ratio of generated queries."""
+
+    document_tokens: int = Field(384, ge=1)
+    query_tokens: int = Field(65, ge=2)
+    """End token included; longer queries are cut."""
+    batch_tokens: int = Field(16384, ge=1)
+    """Tokens of a batch, prompts, document and query together at both relevances, padding included."""
+    shard_rows: int = Field(512, ge=1)
+
+
+class RatioConfig(RatioSettings):
+    queries: Location
+    """Generated queries."""
+    documents: Location
+    """The corpus that they were generated from."""
+    out: Location
+    prompts: OptionalLocation = None
+    """A prompts folder; none: the ones that come with the package."""
+    backbone: OptionalLocation = None
+    """None: the one named in the prompts folder."""
+    compute: Compute = Compute()
+
+
 class ScoreSettings(Settings):
     """How text pairs are scored by a cross-encoder."""
 

@@ -132,12 +132,13 @@ class CellRun:
         if not self.cell.settings.train:
             return None
         queries = self._queries(self.config)
-        if self.config.reranker.needs_round_trip:
-            back = self._place("round-trip", queries.name, self.config.round_trip)
-            with self._timed("round-trip", back):
-                self.steps.round_trip(queries, back)
-            queries = back
-        tuned = self._place("reranker", queries.name, self.config.reranker, self.config.train, self.config.start)
+        for name, made_of, step in self.steps.passes():
+            passed = self._place(name, queries.name, *made_of)
+            with self._timed(name, passed):
+                step(queries, passed)
+            queries = passed
+        replay = [self.config.reranker.replay] if self.config.reranker.replay else []
+        tuned = self._place("reranker", queries.name, self.config.reranker, self.config.train, self.config.start, *replay)
         with self._timed("train", tuned):
             self.steps.train(queries, tuned)
         self.tuned = tuned

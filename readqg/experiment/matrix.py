@@ -55,12 +55,18 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """What the cell's figures depend on, but for the content of files that it names."""
         return {
-            "run": identity(self.config), "prompts": self.config.prompts, "backbone": self.config.backbone, "start": self.config.start,
+            "run": identity(self.config), **self._places,
+            "prompts": self.config.prompts, "backbone": self.config.backbone, "start": self.config.start,
             "source": self.source.source, "split": self.source.split, "half": self.source.half,
             "train": self.settings.train, "average": self.settings.average,
             "own_prompts": None if self.prompts is None else identity(self.prompts),
             "grid": None if self.grid is None else [identity(self.grid), self.grid_documents, identity(self.quality)],
         }
+
+    @property
+    def _places(self) -> dict[str, str]:
+        """Files and folders that a recipe names and others do without."""
+        return {"replay": self.config.reranker.replay} if self.config.reranker.replay else {}
 
 
 def read_matrix(path: str) -> Matrix:

@@ -32,7 +32,7 @@ from readqg.errors import InputError
 from readqg.reranker import card
 from readqg.reranker.losses import anchor_loss, bce_loss, hardest_documents, margin_ranking_loss
 from readqg.reranker.replay import Replay
-from readqg.reranker.sampling import LEFT_OUT, QUERY_COLUMNS, ROUND_TRIP_COLUMNS, Batches, Triple, read_examples
+from readqg.reranker.sampling import LEFT_OUT, QUERY_COLUMNS, RATIO_COLUMNS, ROUND_TRIP_COLUMNS, Batches, Filters, Triple, read_examples
 from readqg.reranker.scoring import TrainingScorer, keep_head_in_float32
 from readqg.reranker.selection import HeldOut, Validation, has_collapsed, verdict_from_log
 from readqg.shards import InputFolder, open_input, stable_hash
@@ -96,8 +96,7 @@ class RerankerTraining(TrainStage):
         self._start = str(Path(config.start).absolute()) if Path(config.start).is_dir() else config.start
         self._models = {"start": models.fingerprint(config.start)}
         examples, self.counts = read_examples(
-            self.queries, config.negative if config.w_mr > 0 else None, config.round_trip, config.negative_round_trip,
-            with_found=config.mined > 0)
+            self.queries, config.negative if config.w_mr > 0 else None, Filters.of(config), with_found=config.mined > 0)
         self._check(doc_id for _, doc_id in examples.doc_ids())
         trained, self._held_out_examples = examples.split(config.held_out_share, config.held_out_max)
         self.counts |= {"documents_trained": len(trained), "documents_held_out": len(self._held_out_examples)}
@@ -289,15 +288,21 @@ class RerankerTraining(TrainStage):
 
 
 def open_queries(config: TrainRerankerConfig) -> InputFolder:
-    """Raises `InputError` where it is no folder of generated queries, or lacks the round trip that the settings ask for."""
-    if not config.needs_round_trip:
-        return open_input(config.queries, QUERY_COLUMNS)
-    try:
-        return open_input(config.queries, (*QUERY_COLUMNS, *ROUND_TRIP_COLUMNS))
-    except InputError as error:
-        raise InputError(
-            f"{error}\nround_trip, negative_round_trip and mined need queries that were asked back of the corpus: give the output of "
-            f"`readqg round-trip --queries {config.queries} --documents {config.documents} --out OUT`.") from error
+    """Raises `InputError` where it is no folder of generated queries, or lacks the round trip or ratio that the settings ask for."""
+    columns: tuple[str, ...] = QUERY_COLUMNS
+    for needed, more, command, asking in (
+        (config.needs_round_trip, ROUND_TRIP_COLUMNS, "round-trip", "round_trip, negative_round_trip and mined need queries that were "
+         "asked back of the corpus"),
+        (config.needs_ratio, RATIO_COLUMNS, "ratio", "ratio_min and unverified need the likelihood ratio of the queries"),
+    ):
+        if needed:
+            columns += more
+            try:
+                open_input(config.queries, columns)
+            except InputError as error:
+                raise InputError(f"{error}\n{asking}: give the output of `readqg {command} --queries {config.queries} --documents "
+                                 f"{config.documents} --out OUT`.") from error
+    return open_input(config.queries, columns)
 
 
 def _duplicates(triples: list[Triple], texts: list[str]) -> int:
