@@ -115,7 +115,7 @@ def train_reranker(config: c.TrainRerankerConfig) -> Summary:
 
 def rank(config: c.RankConfig) -> Summary:
     """A run re-ranked by a cross-encoder."""
-    from readqg import runs
+    from readqg import fusion, runs
     from readqg.engine import data
     from readqg.ranking import RankStage
 
@@ -124,6 +124,7 @@ def rank(config: c.RankConfig) -> Summary:
     if asked is not None:
         runs.write_queries_beside(config.out, asked)
     runs.write_trec_beside(config.out, "readqg")
+    fusion.carry_weights(config.model, config.out)
     return success
 
 

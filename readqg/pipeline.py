@@ -15,7 +15,7 @@ OUT/summary.json, OUT/report.html
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -41,6 +41,7 @@ def run(config: c.RunConfig) -> dict[str, Any]:
         imported = steps.import_corpus()
     searched = (out / "corpus" / "queries").is_dir()
     quality = None
+    weights: dict[str, float] = {}
     with cluster.connect(config.compute):
         if searched:
             with clock.stage("retrieve"):
@@ -55,24 +56,29 @@ def run(config: c.RunConfig) -> dict[str, Any]:
             steps.train(queries, out / "reranker")
         if searched:
             with clock.stage("rank"):
-                _rank(steps, out)
+                weights = _rank(steps, out)
         if config.quality is not None:
             with clock.stage("quality"):
                 quality = steps.quality(config.quality, out / "queries", out / "quality")
     with clock.stage("report"):
-        summary = _report(config, out, imported, quality, clock)
+        summary = _report(config, out, imported, quality, weights, clock)
     _table(summary)
     return summary
 
 
-def _rank(steps: Steps, out: Place) -> None:
-    for name, model in (("start", steps.config.start), ("tuned", str(out / "reranker"))):
+def _rank(steps: Steps, out: Place) -> dict[str, float]:
+    """Returns the weights of BM25 beside the two models."""
+    models: dict[Literal["start", "tuned"], str] = {"start": steps.config.start, "tuned": str(out / "reranker")}
+    weights: dict[str, float] = {}
+    for name, model in models.items():
         steps.rank(out / "bm25", model, out / name)
-        steps.fuse(out / name, out / "bm25", out / f"{name}-fused")
+        weights[name] = steps.fusion_weight(out / "reranker", name)
+        steps.fuse(out / name, out / "bm25", out / f"{name}-fused", weights[name])
+    return weights
 
 
 def _report(
-    config: c.RunConfig, out: Place, imported: dict[str, Any], quality: dict[str, Any] | None, clock: Clock
+    config: c.RunConfig, out: Place, imported: dict[str, Any], quality: dict[str, Any] | None, weights: dict[str, float], clock: Clock
 ) -> dict[str, Any]:
     from readqg.evaluation import report
 
@@ -84,6 +90,7 @@ def _report(
         "cut": _cuts(config),
         "guard": json.loads((out / "reranker" / "guard.json").read_text()),
         "evaluation": report.evaluation(out, MEASURES),
+        "fusion_weight": weights,
         "quality": quality,
         "config": config.model_dump(mode="json"),
     }

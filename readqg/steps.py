@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from readqg import api, sample
 from readqg import config as c
 from readqg.errors import ConfigError
+from readqg.fusion import learned_weight
 from readqg.places import Place
 
 _C = TypeVar("_C", bound=c.Settings)
@@ -108,9 +109,13 @@ class Steps:
         places = {"run": str(run), "queries": self.queries, "out": str(out), "model": model}
         return api.rank(self._stage(c.RankConfig, self.config.rank, places))
 
-    def fuse(self, run: Place, first: Place, out: Place) -> dict[str, Any]:
-        places = {"run": str(run), "first": str(first), "out": str(out)}
-        return api.fuse(c.make(c.FuseConfig, self.config.fusion.model_dump(), places))
+    def fusion_weight(self, tuned: Place | None, of: Literal["start", "tuned"]) -> float:
+        """The one that is set, or what was learned beside the tuned model or its start. Raises `InputError` where none was."""
+        weight = self.config.fusion.weight
+        return weight if isinstance(weight, float) else learned_weight(tuned or "", of)
+
+    def fuse(self, run: Place, first: Place, out: Place, weight: float) -> dict[str, Any]:
+        return api.fuse(c.FuseConfig(run=str(run), first=str(first), out=str(out), weight=weight))
 
     def quality(self, settings: c.QualitySettings, queries: Place, out: Place) -> dict[str, Any]:
         places = {"queries": str(queries), "out": str(out), "start": self.config.start}

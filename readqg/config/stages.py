@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 
 from readqg.config.base import Location, OptionalLocation, Settings, placement
 from readqg.config.machine import MINILM_L6, MINILM_L12, Compute
@@ -176,8 +176,9 @@ class RankConfig(ScoreSettings):
 class FusionSettings(Settings):
     """Of a re-ranker's scores with BM25's, both standardised over a query's candidates."""
 
-    weight: float = Field(0.5, ge=0)
-    """Of BM25's side; the re-ranker's has 1."""
+    weight: NonNegativeFloat | Literal["learned"] = 0.5
+    """Of BM25's side; the re-ranker's has 1. `learned`: the one that the re-ranker's folder carries, chosen on its held-out synthetic
+    documents."""
 
 
 class FuseConfig(FusionSettings):

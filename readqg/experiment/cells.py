@@ -104,8 +104,8 @@ class CellRun:
         model = self._model()
         ranked = start if model is None else self._ranked(bm25, str(model))
         systems = {
-            "bm25": bm25, "start": start, "start-fused": self._fused(start, bm25),
-            "recipe": ranked, "recipe-fused": self._fused(ranked, bm25),
+            "bm25": bm25, "start": start, "start-fused": self._fused(start, bm25, self.steps.fusion_weight(model, "start")),
+            "recipe": ranked, "recipe-fused": self._fused(ranked, bm25, self.steps.fusion_weight(model, "tuned")),
         }
         asked = set(runs.read_queries_beside(bm25) or ())
         qrels = {query: docs for query, docs in read_judgments(judgments).items() if query in asked}
@@ -176,9 +176,9 @@ class CellRun:
             self.steps.rank(bm25, model, place)
         return place
 
-    def _fused(self, run: Place, bm25: Place) -> Place:
-        place = self._place("fused", run.name, bm25.name, self.config.fusion)
-        self.steps.fuse(run, bm25, place)
+    def _fused(self, run: Place, bm25: Place, weight: float) -> Place:
+        place = self._place("fused", run.name, bm25.name, {"weight": weight})
+        self.steps.fuse(run, bm25, place, weight)
         return place
 
     def _values(self, system: str, place: Place, qrels: dict[str, dict[str, int]]) -> pa.Table:

@@ -113,6 +113,14 @@ def _prompts(matrix: Matrix, recipe: str, config: RunConfig, seed: int) -> Train
 
 
 def _config(matrix: Matrix, collection: str, recipe: str, seed: int) -> RunConfig:
+    config, settings = _merged(matrix, collection, recipe, seed), matrix.recipes[recipe]
+    if config.fusion.weight == "learned" and (not settings.train or settings.average is not None):
+        raise ConfigError(f"{collection}/{recipe}: fusion.weight is learned in training, beside the tuned weights; a recipe that does not "
+                          "train, or averages weights, has none. Give it a number there.")
+    return config
+
+
+def _merged(matrix: Matrix, collection: str, recipe: str, seed: int) -> RunConfig:
     source = matrix.collections[collection]
     layers = [matrix.run, source.run, matrix.recipes[recipe].run]
     taken = [name for name in _OWN if any(name in layer for layer in layers)]

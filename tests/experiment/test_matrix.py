@@ -42,6 +42,7 @@ def test_a_seed_varies_what_it_is_told_to(tmp_path):
     ({"recipes": {"odd": {"run": {"corpus": "x"}}}}, "a/odd: corpus cannot be set"),
     ({"recipes": {"../odd": {}}}, "names are file names too"),
     ({"recipes": {}}, "recipes"),
+    ({"recipes": {"odd": {"average": 0.5, "run": {"fusion": {"weight": "learned"}}}}}, "a/odd: fusion.weight is learned in training"),
     ({"collections": {"a": {"sauce": "sample"}}}, "collections.a.sauce"),
 ])
 def test_a_fault_is_named_before_anything_is_run(tmp_path, changes, said):
