@@ -13,10 +13,10 @@ from readqg.config.stages import (
     FusionSettings,
     GenerateSettings,
     QualitySettings,
+    RankSettings,
     RatioSettings,
     RetrieveSettings,
     RoundTripSettings,
-    ScoreSettings,
 )
 from readqg.config.training import RerankerSettings, TrainSettings
 
@@ -51,7 +51,7 @@ class RunConfig(Settings):
     ratio: RatioSettings = RatioSettings()
     """Both where the re-ranker's settings ask for them."""
     reranker: RerankerSettings = RerankerSettings()
-    rank: ScoreSettings = ScoreSettings()
+    rank: RankSettings = RankSettings()
     fusion: FusionSettings = FusionSettings()
     """Start and tuned model are also evaluated with BM25's score added."""
     quality: QualitySettings | None = None

@@ -80,6 +80,23 @@ class ScoreSettings(Settings):
     """Tokens of a batch, padding included."""
 
 
+class RankSettings(ScoreSettings):
+    passages: Literal["first", "max"] = "first"
+    """What of a document is scored: its beginning, as far as `max_length` goes; or, `max`, all of it in passages, of which the best one's
+    score is the document's (MaxP; Dai & Callan, SIGIR 2019)."""
+    passage_tokens: int = Field(200, ge=8)
+    """Tokens of a passage, with the title at its beginning (as much of it as half a passage holds). About 150 words, as in the paper."""
+    passage_stride: int = Field(100, ge=1)
+    """Tokens from the beginning of a passage to that of the next."""
+
+    @model_validator(mode="after")
+    def _passages_overlap(self) -> RankSettings:
+        if self.passage_stride > self.passage_tokens:
+            raise ValueError(f"passage_stride {self.passage_stride} would leave tokens out between passages of {self.passage_tokens}: "
+                             "lower it to passage_tokens at most")
+        return self
+
+
 class LabelConfig(ScoreSettings):
     candidates: Location
     """A TREC run, or JSON lines {"query_id": ..., "doc_ids": [...]}; gzipped or not."""
@@ -162,7 +179,7 @@ class GenerateConfig(GenerateSettings):
     compute: Compute = Compute()
 
 
-class RankConfig(ScoreSettings):
+class RankConfig(RankSettings):
     run: Location
     """Candidates: a run folder or a TREC run."""
     queries: Location
