@@ -85,6 +85,26 @@ def generate(config: c.GenerateConfig) -> Summary:
     return data.run(GenerateStage(config), config)
 
 
+def coverage(config: c.CoverageConfig) -> Summary:
+    """Documents spread over a corpus, by clusters of their embeddings, to write queries for."""
+    from readqg.coverage import cover
+    from readqg.engine import data
+
+    return cover(config, lambda stage, folder: data.run_into(stage, folder, config.compute))
+
+
+def select(config: c.SelectConfig) -> Summary:
+    """Of the samples written for a document, those that have the lengths and forms of real queries."""
+    from readqg import local
+    from readqg.selecting import SelectStage
+    from readqg.shards import OutputFolder
+
+    stage = SelectStage(config)
+    folder = OutputFolder.begin(config.out, stage.name, c.identity(config), stage.inputs(), stage.models())
+    distances = {} if folder.done else {"distance": stage.choose()}
+    return {**local.run_here(stage, folder), **distances}
+
+
 def round_trip(config: c.RoundTripConfig) -> Summary:
     """Every generated query asked back of the corpus by BM25: for filters and mined negatives of `train-reranker`."""
     from readqg import local

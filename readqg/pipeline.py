@@ -2,8 +2,10 @@
 
 ```
 OUT/corpus/{documents,queries,judgments}   imported
+OUT/chosen                                 the documents to write queries for, where they are not drawn by a hash
 OUT/queries                                generated, r = 1 and r = 0
-OUT/round-trip, OUT/ratio                  the same asked back of the corpus, and with their likelihood ratio, where settings need it
+OUT/select, OUT/round-trip, OUT/ratio      those that are like real ones, asked back of the corpus, with their likelihood ratio;
+                                           each where the settings need it
 OUT/reranker                               the tuned cross-encoder, with its guard
 OUT/bm25, OUT/start, OUT/tuned             runs, where the corpus comes with queries
 OUT/start-fused, OUT/tuned-fused           the same with BM25's scores added
@@ -47,7 +49,10 @@ def run(config: c.RunConfig) -> dict[str, Any]:
             with clock.stage("retrieve"):
                 steps.retrieve(out / "bm25", steps.judgments)
         with clock.stage("generate"):
-            steps.generate(out / "queries")
+            chosen = out / "chosen" if config.sampling == "coverage" else None
+            if chosen:
+                steps.choose(chosen)
+            steps.generate(out / "queries", chosen)
         with clock.stage("train"):
             queries = out / "queries"
             for name, _, step in steps.passes():
@@ -105,7 +110,8 @@ def _cuts(config: c.RunConfig) -> list[str]:
     """What was left out, in words, for every table."""
     cuts = []
     if config.max_documents is not None:
-        cuts.append(f"queries written for at most {config.max_documents} documents, drawn by a stable hash")
+        how = "drawn by a stable hash" if config.sampling == "hash" else "spread over the corpus"
+        cuts.append(f"queries written for at most {config.max_documents} documents, {how}")
     if config.max_queries is not None:
         cuts.append(f"at most {config.max_queries} judged queries, drawn by a stable hash")
     if config.retrieve.top_k != 100:

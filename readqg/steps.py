@@ -75,15 +75,25 @@ class Steps:
         }
         return api.retrieve(c.make(c.RetrieveConfig, self.config.retrieve.model_dump(), places))
 
-    def generate_config(self, out: Place) -> c.GenerateConfig:
+    def choose(self, out: Place) -> dict[str, Any]:
+        """Documents spread over the corpus, where they are not drawn by a hash."""
+        places = {"out": str(out), "max_documents": self.config.max_documents}
+        return api.coverage(self._stage(c.CoverageConfig, self.config.coverage, places))
+
+    def generate_config(self, out: Place, documents: Place | None = None) -> c.GenerateConfig:
+        """`documents`: the chosen ones; None: those of the corpus."""
         places = {
-            "out": str(out), "prompts": prompts_of(self.config), "backbone": self.config.backbone,
-            "max_documents": self.config.max_documents,
+            "documents": str(documents or self.documents), "out": str(out), "prompts": prompts_of(self.config),
+            "backbone": self.config.backbone, "max_documents": self.config.max_documents,
         }
         return self._stage(c.GenerateConfig, self.config.generate, places)
 
-    def generate(self, out: Place) -> dict[str, Any]:
-        return api.generate(self.generate_config(out))
+    def generate(self, out: Place, documents: Place | None = None) -> dict[str, Any]:
+        return api.generate(self.generate_config(out, documents))
+
+    def select(self, queries: Place, out: Place) -> dict[str, Any]:
+        places = {"queries": str(queries), "like": self.config.queries_like or "", "out": str(out)}
+        return api.select(c.SelectConfig(**places, seed=self.config.generate.seed))
 
     def round_trip(self, queries: Place, out: Place) -> dict[str, Any]:
         places = {"queries": str(queries), "documents": self.documents, "out": str(out)}
@@ -95,7 +105,9 @@ class Steps:
 
     def passes(self) -> list[Pass]:
         """What generated queries go through before training, in order; only what the settings ask for."""
+        like = (self.config.queries_like, self.config.generate.seed)
         every = [
+            (self.config.queries_like is not None, Pass("select", like, self.select)),
             (self.config.reranker.needs_round_trip, Pass("round-trip", (self.config.round_trip,), self.round_trip)),
             (self.config.reranker.needs_ratio, Pass("ratio", (self.config.ratio,), self.ratio)),
         ]

@@ -21,6 +21,7 @@ from readqg.config.exchange import ExportConfig, ImportConfig, ImportQueriesConf
 from readqg.config.experiment import Collection, ExperimentConfig, Matrix, Recipe
 from readqg.config.machine import (
     FLAN_T5,
+    MINILM_ENCODER,
     MINILM_L6,
     MINILM_L12,
     SMOLLM2,
@@ -43,6 +44,9 @@ from readqg.config.search import (
     TuneSettings,
 )
 from readqg.config.stages import (
+    CoverageConfig,
+    CoverageSettings,
+    EncoderSettings,
     EvaluateConfig,
     FuseConfig,
     FusionSettings,
@@ -62,6 +66,7 @@ from readqg.config.stages import (
     RoundTripConfig,
     RoundTripSettings,
     ScoreSettings,
+    SelectConfig,
 )
 from readqg.config.training import (
     FewShotConfig,
@@ -74,6 +79,7 @@ from readqg.config.training import (
 
 __all__ = [
     "FLAN_T5",
+    "MINILM_ENCODER",
     "MINILM_L6",
     "MINILM_L12",
     "PRESETS",
@@ -81,7 +87,10 @@ __all__ = [
     "SMOLLM2",
     "Collection",
     "Compute",
+    "CoverageConfig",
+    "CoverageSettings",
     "DoctorConfig",
+    "EncoderSettings",
     "EvaluateConfig",
     "ExperimentConfig",
     "ExportConfig",
@@ -120,6 +129,7 @@ __all__ = [
     "RoundTripSettings",
     "RunConfig",
     "ScoreSettings",
+    "SelectConfig",
     "Settings",
     "SubmitConfig",
     "TrainGeneratorConfig",

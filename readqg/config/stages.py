@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 
 from readqg.config.base import Location, OptionalLocation, Settings, placement
-from readqg.config.machine import MINILM_L6, MINILM_L12, Compute
+from readqg.config.machine import MINILM_ENCODER, MINILM_L6, MINILM_L12, Compute
 
 
 class RetrieveSettings(Settings):
@@ -206,17 +206,52 @@ class FuseConfig(FusionSettings):
     out: Location
 
 
-class QualitySettings(Settings):
+class EncoderSettings(Settings):
+    """How a bi-encoder embeds texts."""
+
+    encoder: Location
+    pooling: Literal["mean", "cls"] = "mean"
+    max_length: int = Field(512, ge=8)
+    batch_tokens: int = Field(8192, ge=1)
+    shard_documents: int = Field(256, ge=1)
+
+
+class QualitySettings(EncoderSettings):
     """Section 5, quality of generated queries."""
 
     judge: Location = MINILM_L12
     """A cross-encoder, or a T5 judge (monoT5); whichever its files say."""
     encoder: Location = "thenlper/gte-base"
     """Bi-encoder for diversity and round trips; `none` leaves both out."""
-    pooling: Literal["mean", "cls"] = "mean"
-    max_length: int = Field(512, ge=8)
-    batch_tokens: int = Field(8192, ge=1)
-    shard_documents: int = Field(256, ge=1)
+
+
+class CoverageSettings(EncoderSettings):
+    """Which documents stand for a corpus."""
+
+    encoder: Location = MINILM_ENCODER
+    max_length: int = Field(256, ge=8)
+    clusters: int = Field(1024, ge=1)
+    """Clusters at most; never more than documents are asked for. Documents are taken from them in turn."""
+    seed: int = 0
+
+
+class CoverageConfig(CoverageSettings):
+    documents: Location
+    out: Location
+    max_documents: int = Field(ge=1)
+    compute: Compute = Compute()
+
+
+class SelectConfig(Settings):
+    """Of the samples of a document, those that are like real queries."""
+
+    queries: Location
+    """Generated queries, several samples a (document, relevance)."""
+    like: Location
+    """Real queries, without judgments: a .txt file of one a line, or what `import` reads as queries."""
+    out: Location
+    seed: int = 0
+    shard_rows: int = Field(2048, ge=1)
 
 
 class QualityConfig(QualitySettings):

@@ -154,18 +154,24 @@ class CellRun:
         if self._prompts is not None:
             with self._timed("prompts", self._prompts):
                 make_prompts(self.cell.prompts, str(self._prompts))
-        steps = Steps(config, self.steps.corpus)
-        asked = steps.generate_config(self.shared / "unnamed")
-        queries = self._place("queries", asked, asked.prompts, asked.backbone, asked.max_documents)
+        steps, chosen = Steps(config, self.steps.corpus), None
+        if config.sampling == "coverage":
+            chosen = self._place("chosen", config.coverage, config.coverage.encoder, config.max_documents)
+            with self._timed("coverage", chosen):
+                steps.choose(chosen)
+        asked = steps.generate_config(self.shared / "unnamed", chosen)
+        of = [chosen.name] if chosen else []
+        queries = self._place("queries", asked, asked.prompts, asked.backbone, asked.max_documents, *of)
         with self._timed("generate", queries):
-            steps.generate(queries)
+            steps.generate(queries, chosen)
         return queries
 
     def _quality(self) -> dict[str, Any] | None:
         """What the generator's queries are like, over the whole grid."""
         if self.cell.grid is None:
             return None
-        grid = self._queries(self.config.model_copy(update={"generate": self.cell.grid, "max_documents": self.cell.grid_documents}))
+        drawn = {"generate": self.cell.grid, "max_documents": self.cell.grid_documents, "sampling": "hash"}
+        grid = self._queries(self.config.model_copy(update=drawn))
         place = self._place("quality", grid.name, self.cell.quality, self.cell.quality.judge, self.cell.quality.encoder)
         with self._timed("quality", place):
             return self.steps.quality(self.cell.quality, grid, place)

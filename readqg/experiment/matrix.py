@@ -66,7 +66,11 @@ class Cell:
     @property
     def _places(self) -> dict[str, str]:
         """Files and folders that a recipe names and others do without."""
-        return {"replay": self.config.reranker.replay} if self.config.reranker.replay else {}
+        c = self.config
+        named = {"replay": c.reranker.replay, "queries_like": c.queries_like}
+        if c.sampling == "coverage":
+            named["encoder"] = c.coverage.encoder
+        return {name: place for name, place in named.items() if place}
 
 
 def read_matrix(path: str) -> Matrix:
