@@ -259,3 +259,10 @@ def experiment(config: c.ExperimentConfig) -> Summary:
     from readqg.experiment import experiment as run_experiment
 
     return run_experiment(config)
+
+
+def experiment_cells(config: c.ExperimentConfig) -> list[str]:
+    """The names of an experiment's cells in the order in which they are done, their settings resolved; raises `ConfigError` for a fault."""
+    from readqg.experiment.matrix import cells_of, read_matrix
+
+    return [cell.name for cell in cells_of(read_matrix(config.file))]

@@ -32,6 +32,8 @@ class Command(NamedTuple):
     """A flag whose name may be left out before its value."""
     starts_from: str = ""
     """The flag that `--from` is another name of (no field can be called `from`)."""
+    planned: Any = None
+    """From the config to lines that `--dry-run` adds as comments."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -56,7 +58,7 @@ COMMANDS: dict[str, Command] = {
     "few-shot": Command(config.FewShotConfig, api.few_shot, "The generator, once"),
     "evaluate": Command(config.EvaluateConfig, api.evaluate, "Measures"),
     "quality": Command(config.QualityConfig, api.quality, "Measures"),
-    "experiment": Command(config.ExperimentConfig, api.experiment, "Measures", "file"),
+    "experiment": Command(config.ExperimentConfig, api.experiment, "Measures", "file", planned=api.experiment_cells),
     "plan": Command(config.PlanConfig, api.plan, "Measures"),
     "doctor": Command(config.DoctorConfig, api.doctor, "Measures"),
     "verify": Command(config.VerifyConfig, api.verify, "Measures", "folder"),
@@ -114,6 +116,8 @@ def _main(argv: list[str]) -> int:
             Console().print(
                 yaml.safe_dump(chosen.model_dump(mode="json"), sort_keys=False), markup=False, highlight=False, end=""
             )
+            for line in command.planned(chosen) if command.planned else ():
+                Console().print(f"# {line}", markup=False, highlight=False, soft_wrap=True)
             return 0
         with stoppable():
             summary = command.function(chosen)

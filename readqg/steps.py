@@ -113,9 +113,12 @@ class Steps:
         ]
         return [step for needed, step in every if needed]
 
-    def train(self, queries: Place, out: Place) -> dict[str, Any]:
+    def train_config(self, queries: Place, out: Place) -> c.TrainRerankerConfig:
         places = {"queries": str(queries), "out": str(out), "start": self.config.start, "train": self.config.train.model_dump()}
-        return api.train_reranker(self._stage(c.TrainRerankerConfig, self.config.reranker, places))
+        return self._stage(c.TrainRerankerConfig, self.config.reranker, places)
+
+    def train(self, queries: Place, out: Place) -> dict[str, Any]:
+        return api.train_reranker(self.train_config(queries, out))
 
     def rank(self, run: Place, model: str, out: Place) -> dict[str, Any]:
         places = {"run": str(run), "queries": self.queries, "out": str(out), "model": model}

@@ -18,7 +18,7 @@ from readqg.config.base import (
 )
 from readqg.config.commands import DoctorConfig, PlanConfig, RunConfig, SubmitConfig, VerifyConfig
 from readqg.config.exchange import ExportConfig, ImportConfig, ImportQueriesConfig, ImportSettings
-from readqg.config.experiment import Collection, ExperimentConfig, Matrix, Recipe
+from readqg.config.experiment import Collection, ExperimentConfig, Matrix, MiningSettings, Recipe
 from readqg.config.machine import (
     FLAN_T5,
     MINILM_ENCODER,
@@ -109,6 +109,7 @@ __all__ = [
     "LabelConfig",
     "Location",
     "Matrix",
+    "MiningSettings",
     "OptionalLocation",
     "PairsConfig",
     "PairsSettings",

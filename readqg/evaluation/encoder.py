@@ -47,6 +47,11 @@ class BiEncoder:
         self.last_halvings = 0
 
     @property
+    def model(self) -> SentenceTransformer:
+        """For what wants sentence-transformers' own class."""
+        return self._model
+
+    @property
     def dimension(self) -> int:
         """Length of a vector."""
         return int(self._model.get_embedding_dimension() or 0)

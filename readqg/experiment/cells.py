@@ -29,6 +29,7 @@ from readqg.evaluation.metrics import per_query
 from readqg.experiment.matrix import Cell
 from readqg.places import Place
 from readqg.reranker.averaging import average
+from readqg.reranker.baseline import train_baseline
 from readqg.reranker.selection import read_verdict
 from readqg.shards import appearing, fingerprint, stable_hash, write_whole
 from readqg.steps import Steps
@@ -137,10 +138,7 @@ class CellRun:
             with self._timed(name, passed):
                 step(queries, passed)
             queries = passed
-        replay = [self.config.reranker.replay] if self.config.reranker.replay else []
-        tuned = self._place("reranker", queries.name, self.config.reranker, self.config.train, self.config.start, *replay)
-        with self._timed("train", tuned):
-            self.steps.train(queries, tuned)
+        tuned = self._trained(queries)
         self.tuned = tuned
         share = self.cell.settings.average
         if share is None:
@@ -148,6 +146,19 @@ class CellRun:
         averaged = self._place("averaged", tuned.name, share)
         average(self.config.start, str(tuned), averaged, share)
         return averaged
+
+    def _trained(self, queries: Place) -> Place:
+        reranker, mining = self.config.reranker, self.cell.settings.mining
+        if self.cell.settings.trainer == "sentence_transformers":
+            tuned = self._place("baseline", queries.name, reranker, self.config.start, mining, mining.encoder)
+            with self._timed("train", tuned):
+                train_baseline(self.steps.train_config(queries, tuned), mining)
+            return tuned
+        replay = [reranker.replay] if reranker.replay else []
+        tuned = self._place("reranker", queries.name, reranker, self.config.train, self.config.start, *replay)
+        with self._timed("train", tuned):
+            self.steps.train(queries, tuned)
+        return tuned
 
     def _queries(self, config: RunConfig) -> Place:
         """Generated queries, by prompts that are trained first where they are the recipe's own."""

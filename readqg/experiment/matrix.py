@@ -59,6 +59,7 @@ class Cell:
             "prompts": self.config.prompts, "backbone": self.config.backbone, "start": self.config.start,
             "source": self.source.source, "split": self.source.split, "half": self.source.half,
             "train": self.settings.train, "average": self.settings.average,
+            **({} if self.settings.trainer == "readqg" else {"mining": self.settings.mining.model_dump()}),
             "own_prompts": None if self.prompts is None else identity(self.prompts),
             "grid": None if self.grid is None else [identity(self.grid), self.grid_documents, identity(self.quality)],
         }
