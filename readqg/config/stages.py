@@ -238,7 +238,7 @@ class CoverageSettings(EncoderSettings):
 class CoverageConfig(CoverageSettings):
     documents: Location
     out: Location
-    max_documents: int = Field(ge=1)
+    max_documents: int = Field(1000, ge=1)
     compute: Compute = Compute()
 
 

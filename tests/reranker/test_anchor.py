@@ -1,5 +1,7 @@
 """What keeps a re-ranker near its start: the divergence from it, and replayed pairs."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -101,3 +103,31 @@ def test_pairs_without_negatives_are_refused(tmp_path):
     stage = RerankerTraining(reranker_config(tmp_path, replay=str(pairs)))
     with pytest.raises(InputError, match=r"'d0' has 2 positives and 0 negatives; replay needs both"):
         stage.batch(0)
+
+
+def test_a_stage_made_anew_goes_on_with_the_same_losses(tmp_path):
+    pairs = write_pairs(tmp_path / "pairs", [pair_row(i, 2, 3) for i in range(5)])
+    stage = RerankerTraining(reranker_config(tmp_path, replay=str(pairs), w_anchor=1.0, batch=6))
+    sent = pickle.dumps(stage)
+
+    def steps(stage, model, first, stop):
+        found = []
+        for step in range(first, stop):
+            torch.manual_seed(step)  # as the training loop does: dropout is on
+            loss, _ = stage.loss(model, stage.batch(step))
+            model.zero_grad()
+            loss.backward()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= 0.1 * parameter.grad
+            found.append(loss.item())
+        return found
+
+    model = stage.build()
+    steps(stage, model, 0, 2)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    unbroken = steps(stage, model, 2, 4)
+    fresh = pickle.loads(sent)
+    again = fresh.build()
+    again.load_state_dict(weights)
+    assert steps(fresh, again, 2, 4) == unbroken
