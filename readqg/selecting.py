@@ -2,8 +2,8 @@
 
 What is matched is the distribution of length in words and of form (question or not). Every sample has a weight by its length and form,
 and one sample a (document, relevance) is drawn in proportion to it: importance resampling (Xie et al., NeurIPS 2023, of language models'
-texts) within documents, so each keeps a query. The weights are fitted by raking, that is iterative proportional fitting (Deming &
-Stephan, 1940), until the expected draw has the distribution of the real queries, or as nearly as the samples allow.
+texts) within documents, so each keeps a query. The weights are fitted by generalised iterative scaling (Darroch & Ratcliff, 1972) until
+the expected draw has the distribution of the real queries, where the samples allow that, and leans towards it where they do not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _QUESTION_WORDS = frozenset({
     "should", "would", "will", "has", "have", "had", "may", "must",
 })
 FORMS = 2 * (len(_LENGTHS) + 1)
-_ITERATIONS = 50
+_ITERATIONS = 100
 
 
 def form(query: str) -> int:
@@ -39,7 +39,7 @@ def form(query: str) -> int:
     return 2 * int(np.searchsorted(_LENGTHS, len(words))) + bool(question)
 
 
-def raked(forms: np.ndarray, groups: np.ndarray, target: np.ndarray) -> np.ndarray:
+def draw_probabilities(forms: np.ndarray, groups: np.ndarray, target: np.ndarray) -> np.ndarray:
     """(n,) probabilities, summing to 1 in every group, proportional in it to a weight that hangs on the form alone.
 
     forms, groups: (n,) ints from 0, no group empty; target: (F,) the share that each form should have, a mean over groups. Forms that
@@ -107,7 +107,7 @@ class SelectStage(ShardStage):
             if not len(own):
                 continue
             before = np.bincount(forms[usable], minlength=FORMS) / len(own)
-            score = np.log(raked(forms[usable], own, self._target)) + noise[usable]
+            score = np.log(draw_probabilities(forms[usable], own, self._target)) + noise[usable]
             best = np.lexsort((-score, own))
             chosen = np.flatnonzero(usable)[best[np.unique(own[best], return_index=True)[1]]]
             self._kept[chosen] = True
