@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from readqg import api
 from readqg.config import RunConfig, SelectConfig
 from readqg.errors import InputError
-from readqg.selecting import FORMS, distance, form, draw_probabilities
+from readqg.selecting import FORMS, distance, draw_probabilities, form
 from readqg.shards import open_input
 from tests.reranker.corpus import query_row, write_queries
 
