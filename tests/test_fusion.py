@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from readqg import api
@@ -44,6 +44,7 @@ def test_weight_0_keeps_the_order(tmp_path) -> None:
     assert (out / "_run.trec").exists() and read_queries_beside(out) is None
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.lists(st.integers(-9, 9), min_size=12, max_size=12), st.lists(st.integers(-9, 9), min_size=12, max_size=12),
                           st.integers(0, 11)), min_size=1, max_size=5))
 def test_no_weight_of_the_grid_is_better_than_the_learned_one(queries) -> None:

@@ -122,7 +122,7 @@ def test_unknown_documents_and_queries_have_rows_that_say_so(corpus, model):
 
 
 def test_by_passages_a_document_has_the_score_of_its_best_one(corpus, model):
-    long = "the heat of the wing is what the query of the document is of the shock and the boundary layer flow of the wing"
+    long = "the heat of the wing is what the query of the document is of the shock of the boundary layer flow of the wing"
     with open(corpus / "corpus.jsonl", "a") as file:
         file.write(json.dumps({"_id": "long", "title": "shock", "text": long}) + "\n")
     candidates = {"q2": ["long", "d2", "ghost"], "nobody": ["d1"], "q3": ["d3", "long"]}

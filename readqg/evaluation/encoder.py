@@ -145,7 +145,8 @@ def read_vectors(folder: Place) -> tuple[np.ndarray, np.ndarray]:
     """What `EmbedStage` wrote: vectors (documents with one, H), and which of all the documents these are, (documents,) bool."""
     column = open_input(folder, ("doc_id", "embedding")).read(columns=["embedding"])["embedding"].combine_chunks()
     there = column.is_valid().to_numpy(zero_copy_only=False)
-    return column.flatten().to_numpy().reshape(int(there.sum()), -1), there
+    found = int(there.sum())
+    return (column.flatten().to_numpy().reshape(found, -1) if found else np.zeros((0, 0), np.float32)), there
 
 
 class EmbeddedCorpus:
@@ -154,7 +155,7 @@ class EmbeddedCorpus:
     def __init__(self, folder: Place, dimension: int) -> None:
         vectors, self._there = read_vectors(folder)
         self._vectors = np.zeros((len(self._there), dimension), dtype=np.float32)
-        self._vectors[self._there] = vectors
+        self._vectors[self._there] = vectors.reshape(-1, dimension)
 
     def rank_of(self, row: int, query: np.ndarray) -> int:
         """The place of the document in row `row` for a query's vector (H,): 1 + the number of documents with a higher cosine;

@@ -42,7 +42,7 @@ def train_baseline(config: TrainRerankerConfig, mining: MiningSettings) -> dict[
     examples, counts = read_examples(queries, None, Filters.of(config))
     trained, held_out = examples.split(config.held_out_share, config.held_out_max)
     models.set_threads(config.compute)
-    model, rows = _train(config, mining, trained, documents)
+    model, pairs = _train(config, mining, trained, documents)
     made = folder.tmp / "model"
     made.mkdir(parents=True)
     write_model(model, load_tokenizer(models.resolve(config.start)), made)
@@ -52,7 +52,7 @@ def train_baseline(config: TrainRerankerConfig, mining: MiningSettings) -> dict[
     guard(before, after).write(made, config.start)
     if before.fusion_weight is not None and after.fusion_weight is not None:
         write_weights(made, after.fusion_weight, before.fusion_weight, len(after.ndcg))
-    return folder.commit_files(made, {"rows": rows, "queries": len(trained.positives), **counts})
+    return folder.commit_files(made, {**counts, "labelled_pairs": pairs, "queries": len(trained.positives)})
 
 
 def _train(config: TrainRerankerConfig, mining: MiningSettings, examples: Examples, documents: Documents) -> tuple[Any, int]:

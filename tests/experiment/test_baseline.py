@@ -19,7 +19,7 @@ def test_it_trains_on_the_documents_that_our_training_takes_and_is_judged_on_tho
     success = train_baseline(config, mining)
     ours = RerankerTraining(config)
     assert success["facts"]["queries"] == len(ours.batches.examples) == 9
-    assert success["facts"]["rows"] == 9 * 3, "every query with its document and two negatives"
+    assert success["facts"]["labelled_pairs"] == 9 * 3, "every query with its document and two negatives"
     verdict, start = read_verdict(config.out)
     assert (verdict.held_out_documents, start) == (len(ours._held_out_examples), config.start)
     assert 0 <= learned_weight(config.out) <= 2
