@@ -85,6 +85,26 @@ def generate(config: c.GenerateConfig) -> Summary:
     return data.run(GenerateStage(config), config)
 
 
+def coverage(config: c.CoverageConfig) -> Summary:
+    """Documents spread over a corpus, by clusters of their embeddings, to write queries for."""
+    from readqg.coverage import cover
+    from readqg.engine import data
+
+    return cover(config, lambda stage, folder: data.run_into(stage, folder, config.compute))
+
+
+def select(config: c.SelectConfig) -> Summary:
+    """Of the samples written for a document, those that have the lengths and forms of real queries."""
+    from readqg import local
+    from readqg.selecting import SelectStage
+    from readqg.shards import OutputFolder
+
+    stage = SelectStage(config)
+    folder = OutputFolder.begin(config.out, stage.name, c.identity(config), stage.inputs(), stage.models())
+    distances = {} if folder.done else {"distance": stage.choose()}
+    return {**local.run_here(stage, folder), **distances}
+
+
 def round_trip(config: c.RoundTripConfig) -> Summary:
     """Every generated query asked back of the corpus by BM25: for filters and mined negatives of `train-reranker`."""
     from readqg import local
@@ -93,6 +113,14 @@ def round_trip(config: c.RoundTripConfig) -> Summary:
 
     stage = RoundTripStage(config)
     return local.run_here(stage, OutputFolder.begin(config.out, stage.name, c.identity(config), stage.inputs(), stage.models()))
+
+
+def ratio(config: c.RatioConfig) -> Summary:
+    """How much likelier the generator finds every query at r = 1 than at r = 0: for filters of `train-reranker`."""
+    from readqg.engine import data
+    from readqg.generator.ratio import RatioStage
+
+    return data.run(RatioStage(config), config)
 
 
 def train_reranker(config: c.TrainRerankerConfig) -> Summary:
@@ -107,7 +135,7 @@ def train_reranker(config: c.TrainRerankerConfig) -> Summary:
 
 def rank(config: c.RankConfig) -> Summary:
     """A run re-ranked by a cross-encoder."""
-    from readqg import runs
+    from readqg import fusion, runs
     from readqg.engine import data
     from readqg.ranking import RankStage
 
@@ -116,6 +144,7 @@ def rank(config: c.RankConfig) -> Summary:
     if asked is not None:
         runs.write_queries_beside(config.out, asked)
     runs.write_trec_beside(config.out, "readqg")
+    fusion.carry_weights(config.model, config.out)
     return success
 
 
@@ -230,3 +259,10 @@ def experiment(config: c.ExperimentConfig) -> Summary:
     from readqg.experiment import experiment as run_experiment
 
     return run_experiment(config)
+
+
+def experiment_cells(config: c.ExperimentConfig) -> list[str]:
+    """The names of an experiment's cells in the order in which they are done, their settings resolved; raises `ConfigError` for a fault."""
+    from readqg.experiment.matrix import cells_of, read_matrix
+
+    return [cell.name for cell in cells_of(read_matrix(config.file))]

@@ -32,14 +32,19 @@ class Command(NamedTuple):
     """A flag whose name may be left out before its value."""
     starts_from: str = ""
     """The flag that `--from` is another name of (no field can be called `from`)."""
+    planned: Any = None
+    """From the config to lines that `--dry-run` adds as comments."""
 
 
 COMMANDS: dict[str, Command] = {
     "run": Command(config.RunConfig, api.run, "The whole way"),
     "import": Command(config.ImportConfig, api.import_corpus, "A corpus"),
     "import-queries": Command(config.ImportQueriesConfig, api.import_queries, "A corpus"),
+    "coverage": Command(config.CoverageConfig, api.coverage, "A corpus"),
     "generate": Command(config.GenerateConfig, api.generate, "A corpus"),
+    "select": Command(config.SelectConfig, api.select, "A corpus"),
     "round-trip": Command(config.RoundTripConfig, api.round_trip, "A corpus"),
+    "ratio": Command(config.RatioConfig, api.ratio, "A corpus"),
     "train-reranker": Command(config.TrainRerankerConfig, api.train_reranker, "A corpus", starts_from="start"),
     "retrieve": Command(config.RetrieveConfig, api.retrieve, "A corpus"),
     "rank": Command(config.RankConfig, api.rank, "A corpus"),
@@ -53,7 +58,7 @@ COMMANDS: dict[str, Command] = {
     "few-shot": Command(config.FewShotConfig, api.few_shot, "The generator, once"),
     "evaluate": Command(config.EvaluateConfig, api.evaluate, "Measures"),
     "quality": Command(config.QualityConfig, api.quality, "Measures"),
-    "experiment": Command(config.ExperimentConfig, api.experiment, "Measures", "file"),
+    "experiment": Command(config.ExperimentConfig, api.experiment, "Measures", "file", planned=api.experiment_cells),
     "plan": Command(config.PlanConfig, api.plan, "Measures"),
     "doctor": Command(config.DoctorConfig, api.doctor, "Measures"),
     "verify": Command(config.VerifyConfig, api.verify, "Measures", "folder"),
@@ -111,6 +116,8 @@ def _main(argv: list[str]) -> int:
             Console().print(
                 yaml.safe_dump(chosen.model_dump(mode="json"), sort_keys=False), markup=False, highlight=False, end=""
             )
+            for line in command.planned(chosen) if command.planned else ():
+                Console().print(f"# {line}", markup=False, highlight=False, soft_wrap=True)
             return 0
         with stoppable():
             summary = command.function(chosen)

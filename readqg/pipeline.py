@@ -2,8 +2,10 @@
 
 ```
 OUT/corpus/{documents,queries,judgments}   imported
+OUT/chosen                                 the documents to write queries for, where they are not drawn by a hash
 OUT/queries                                generated, r = 1 and r = 0
-OUT/round-trip                             the same asked back of the corpus, where the re-ranker's settings need it
+OUT/select, OUT/round-trip, OUT/ratio      those that are like real ones, asked back of the corpus, with their likelihood ratio;
+                                           each where the settings need it
 OUT/reranker                               the tuned cross-encoder, with its guard
 OUT/bm25, OUT/start, OUT/tuned             runs, where the corpus comes with queries
 OUT/start-fused, OUT/tuned-fused           the same with BM25's scores added
@@ -15,7 +17,7 @@ OUT/summary.json, OUT/report.html
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -41,42 +43,47 @@ def run(config: c.RunConfig) -> dict[str, Any]:
         imported = steps.import_corpus()
     searched = (out / "corpus" / "queries").is_dir()
     quality = None
+    weights: dict[str, float] = {}
     with cluster.connect(config.compute):
         if searched:
             with clock.stage("retrieve"):
                 steps.retrieve(out / "bm25", steps.judgments)
         with clock.stage("generate"):
-            steps.generate(out / "queries")
+            chosen = out / "chosen" if config.sampling == "coverage" else None
+            if chosen:
+                steps.choose(chosen)
+            steps.generate(out / "queries", chosen)
         with clock.stage("train"):
-            steps.train(_asked_back(steps, out), out / "reranker")
+            queries = out / "queries"
+            for name, _, step in steps.passes():
+                step(queries, out / name)
+                queries = out / name
+            steps.train(queries, out / "reranker")
         if searched:
             with clock.stage("rank"):
-                _rank(steps, out)
+                weights = _rank(steps, out)
         if config.quality is not None:
             with clock.stage("quality"):
                 quality = steps.quality(config.quality, out / "queries", out / "quality")
     with clock.stage("report"):
-        summary = _report(config, out, imported, quality, clock)
+        summary = _report(config, out, imported, quality, weights, clock)
     _table(summary)
     return summary
 
 
-def _asked_back(steps: Steps, out: Place) -> Place:
-    """The generated queries, asked back of the corpus where the re-ranker's settings need it."""
-    if not steps.config.reranker.needs_round_trip:
-        return out / "queries"
-    steps.round_trip(out / "queries", out / "round-trip")
-    return out / "round-trip"
-
-
-def _rank(steps: Steps, out: Place) -> None:
-    for name, model in (("start", steps.config.start), ("tuned", str(out / "reranker"))):
+def _rank(steps: Steps, out: Place) -> dict[str, float]:
+    """Returns the weights of BM25 beside the two models."""
+    models: dict[Literal["start", "tuned"], str] = {"start": steps.config.start, "tuned": str(out / "reranker")}
+    weights: dict[str, float] = {}
+    for name, model in models.items():
         steps.rank(out / "bm25", model, out / name)
-        steps.fuse(out / name, out / "bm25", out / f"{name}-fused")
+        weights[name] = steps.fusion_weight(out / "reranker", name)
+        steps.fuse(out / name, out / "bm25", out / f"{name}-fused", weights[name])
+    return weights
 
 
 def _report(
-    config: c.RunConfig, out: Place, imported: dict[str, Any], quality: dict[str, Any] | None, clock: Clock
+    config: c.RunConfig, out: Place, imported: dict[str, Any], quality: dict[str, Any] | None, weights: dict[str, float], clock: Clock
 ) -> dict[str, Any]:
     from readqg.evaluation import report
 
@@ -88,6 +95,7 @@ def _report(
         "cut": _cuts(config),
         "guard": json.loads((out / "reranker" / "guard.json").read_text()),
         "evaluation": report.evaluation(out, MEASURES),
+        "fusion_weight": weights,
         "quality": quality,
         "config": config.model_dump(mode="json"),
     }
@@ -102,7 +110,8 @@ def _cuts(config: c.RunConfig) -> list[str]:
     """What was left out, in words, for every table."""
     cuts = []
     if config.max_documents is not None:
-        cuts.append(f"queries written for at most {config.max_documents} documents, drawn by a stable hash")
+        how = "drawn by a stable hash" if config.sampling == "hash" else "spread over the corpus"
+        cuts.append(f"queries written for at most {config.max_documents} documents, {how}")
     if config.max_queries is not None:
         cuts.append(f"at most {config.max_queries} judged queries, drawn by a stable hash")
     if config.retrieve.top_k != 100:

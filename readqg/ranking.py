@@ -67,19 +67,33 @@ class RankStage(ShardStage):
         return pa.table(columns, schema=_CANDIDATES)
 
     def prepare(self, table: pa.Table) -> pa.Table:
-        """Adds `_known`, for every candidate whether it can be scored, and the token and segment ids of those that can."""
+        """Adds `_known`, for every candidate whether it can be scored, the token and segment ids of those that can and, where they are
+        scored by passages, `_passages`: how many of these rows each has."""
         queries, candidates = table["query"].to_pylist(), table["doc_ids"].to_pylist()
         known = [[query is not None and doc_id in self.documents for doc_id in ids]
                  for query, ids in zip(queries, candidates, strict=True)]
         asked = [(query, doc_id) for query, ids, flags in zip(queries, candidates, known, strict=True)
                  for doc_id, flag in zip(ids, flags, strict=True) if flag]
-        documents = self.documents.texts([doc_id for _, doc_id in asked])
-        tokenizer = _tokenizer(models.resolve(self.config.model), self.config.max_length)
-        encoded = tokenizer([(query, text) for (query, _), text in zip(asked, documents, strict=True)])
+        encoded, passages = self._encoded(asked)
         of_query = np.concatenate([[0], np.cumsum([sum(flags) for flags in known])]).astype(np.int32)
-        input_ids, type_ids = (pa.ListArray.from_arrays(of_query, rows) for rows in encoded.to_arrow())
+        rows = of_query
+        if passages is not None:
+            table = table.append_column("_passages", pa.ListArray.from_arrays(of_query, pa.array(passages, pa.int32())))
+            rows = np.concatenate([[0], np.cumsum(passages)]).astype(np.int32)[of_query]
+        input_ids, type_ids = (pa.ListArray.from_arrays(rows, column) for column in encoded.to_arrow())
         return (table.append_column("_known", pa.array(known, pa.list_(pa.bool_())))
                 .append_column("_input_ids", input_ids).append_column("_type_ids", type_ids))
+
+    def _encoded(self, asked: list[tuple[str, str]]) -> tuple[EncodedPairs, list[int] | None]:
+        """(query, doc_id) pairs tokenised, and how many passages each is, where they are cut."""
+        c = self.config
+        tokenizer = _tokenizer(models.resolve(c.model), c.max_length)
+        if c.passages == "first":
+            documents = self.documents.texts([doc_id for _, doc_id in asked])
+            return tokenizer([(query, text) for (query, _), text in zip(asked, documents, strict=True)]), None
+        rows = self.documents.table([doc_id for _, doc_id in asked]).to_pylist()
+        pairs = [(query, row["title"] or "", row["text"] or "") for (query, _), row in zip(asked, rows, strict=True)]
+        return tokenizer.passages(pairs, c.passage_tokens, c.passage_stride)
 
     def load(self) -> None:
         from readqg import devices
@@ -93,7 +107,11 @@ class RankStage(ShardStage):
     def compute(self, table: pa.Table) -> pa.Table:
         """Ranked documents, query by query in the order of `table`."""
         nested = [table[name].combine_chunks() for name in ("_input_ids", "_type_ids")]
-        scores = iter(self._scorer.score_encoded(EncodedPairs.from_arrow(*(column.flatten() for column in nested))))
+        found = self._scorer.score_encoded(EncodedPairs.from_arrow(*(column.flatten() for column in nested)))
+        if "_passages" in table.column_names and len(found):
+            passages = table["_passages"].combine_chunks().flatten().to_numpy()
+            found = np.maximum.reduceat(found, np.cumsum(passages) - passages)  # a NaN stays one
+        scores = iter(found)
         rows = []
         for query in table.select(["query_id", "query", "doc_ids", "_known"]).to_pylist():
             logits = [float(next(scores)) if flag else None for flag in query["_known"]]

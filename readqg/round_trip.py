@@ -15,13 +15,15 @@ from readqg.retrieval import Bm25
 from readqg.shards import open_input
 from readqg.stage import ShardStage
 
+_ADDED = pa.schema([("rank", pa.int32()), ("found", pa.list_(pa.string()))])
+
 
 class RoundTripStage(ShardStage):
-    """The rows of a queries folder, each with `rank`: the place of its own document, from 1, null where that is not among the
-    first `top_k`; and `found`: the other documents among them, best first. Rows with an error, or an empty query, have neither."""
+    """The rows of a queries folder, all its columns, each with `rank`: the place of its own document, from 1, null where that is not
+    among the first `top_k`; and `found`: the other documents among them, best first. Rows with an error, or an empty query, have
+    neither."""
 
     name = "round-trip"
-    schema = pa.schema([*QUERIES, ("rank", pa.int32()), ("found", pa.list_(pa.string()))])
     key = ("doc_id",)
     needs_model = False
 
@@ -30,6 +32,8 @@ class RoundTripStage(ShardStage):
         self.config = config
         self.queries = open_input(config.queries, tuple(QUERIES.names))
         self.documents = Documents.open(config.documents)
+        self._columns = [name for name in self.queries.schema.names if name not in _ADDED.names]
+        self.schema = pa.schema([*(self.queries.schema.field(name) for name in self._columns), *_ADDED])
 
     @property
     def total(self) -> int:
@@ -40,7 +44,7 @@ class RoundTripStage(ShardStage):
 
     def read(self, index: int) -> pa.Table:
         first = index * self.config.shard_rows
-        return self.queries.read(first, min(first + self.config.shard_rows, self.queries.rows), list(QUERIES.names))
+        return self.queries.read(first, min(first + self.config.shard_rows, self.queries.rows), self._columns)
 
     def load(self) -> None:
         self._index = Bm25(self.documents, RetrieveSettings(top_k=self.config.top_k))

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from readqg import api, sample
 from readqg import config as c
 from readqg.errors import ConfigError
+from readqg.fusion import learned_weight
 from readqg.places import Place
 
 _C = TypeVar("_C", bound=c.Settings)
@@ -27,6 +29,15 @@ def prompts_of(config: c.RunConfig) -> str:
             f"  readqg train-generator --pairs pairs --backbone {config.backbone} --out prompts"
         )
     return str(sample.prompts_folder())
+
+
+class Pass(NamedTuple):
+    """Queries in, the same folder with more or fewer of them, or more columns, out."""
+
+    name: str
+    made_of: tuple[Any, ...]
+    """What its outcome hangs on beside the queries, the prompts and the corpus."""
+    step: Callable[[Place, Place], Any]
 
 
 @dataclass(frozen=True)
@@ -64,31 +75,62 @@ class Steps:
         }
         return api.retrieve(c.make(c.RetrieveConfig, self.config.retrieve.model_dump(), places))
 
-    def generate_config(self, out: Place) -> c.GenerateConfig:
+    def choose(self, out: Place) -> dict[str, Any]:
+        """Documents spread over the corpus, where they are not drawn by a hash."""
+        places = {"out": str(out), "max_documents": self.config.max_documents}
+        return api.coverage(self._stage(c.CoverageConfig, self.config.coverage, places))
+
+    def generate_config(self, out: Place, documents: Place | None = None) -> c.GenerateConfig:
+        """`documents`: the chosen ones; None: those of the corpus."""
         places = {
-            "out": str(out), "prompts": prompts_of(self.config), "backbone": self.config.backbone,
-            "max_documents": self.config.max_documents,
+            "documents": str(documents or self.documents), "out": str(out), "prompts": prompts_of(self.config),
+            "backbone": self.config.backbone, "max_documents": self.config.max_documents,
         }
         return self._stage(c.GenerateConfig, self.config.generate, places)
 
-    def generate(self, out: Place) -> dict[str, Any]:
-        return api.generate(self.generate_config(out))
+    def generate(self, out: Place, documents: Place | None = None) -> dict[str, Any]:
+        return api.generate(self.generate_config(out, documents))
+
+    def select(self, queries: Place, out: Place) -> dict[str, Any]:
+        places = {"queries": str(queries), "like": self.config.queries_like or "", "out": str(out)}
+        return api.select(c.SelectConfig(**places, seed=self.config.generate.seed))
 
     def round_trip(self, queries: Place, out: Place) -> dict[str, Any]:
         places = {"queries": str(queries), "documents": self.documents, "out": str(out)}
         return api.round_trip(c.make(c.RoundTripConfig, self.config.round_trip.model_dump(), places))
 
-    def train(self, queries: Place, out: Place) -> dict[str, Any]:
+    def ratio(self, queries: Place, out: Place) -> dict[str, Any]:
+        places = {"queries": str(queries), "out": str(out), "prompts": prompts_of(self.config), "backbone": self.config.backbone}
+        return api.ratio(self._stage(c.RatioConfig, self.config.ratio, places))
+
+    def passes(self) -> list[Pass]:
+        """What generated queries go through before training, in order; only what the settings ask for."""
+        like = (self.config.queries_like, self.config.generate.seed)
+        every = [
+            (self.config.queries_like is not None, Pass("select", like, self.select)),
+            (self.config.reranker.needs_round_trip, Pass("round-trip", (self.config.round_trip,), self.round_trip)),
+            (self.config.reranker.needs_ratio, Pass("ratio", (self.config.ratio,), self.ratio)),
+        ]
+        return [step for needed, step in every if needed]
+
+    def train_config(self, queries: Place, out: Place) -> c.TrainRerankerConfig:
         places = {"queries": str(queries), "out": str(out), "start": self.config.start, "train": self.config.train.model_dump()}
-        return api.train_reranker(self._stage(c.TrainRerankerConfig, self.config.reranker, places))
+        return self._stage(c.TrainRerankerConfig, self.config.reranker, places)
+
+    def train(self, queries: Place, out: Place) -> dict[str, Any]:
+        return api.train_reranker(self.train_config(queries, out))
 
     def rank(self, run: Place, model: str, out: Place) -> dict[str, Any]:
         places = {"run": str(run), "queries": self.queries, "out": str(out), "model": model}
         return api.rank(self._stage(c.RankConfig, self.config.rank, places))
 
-    def fuse(self, run: Place, first: Place, out: Place) -> dict[str, Any]:
-        places = {"run": str(run), "first": str(first), "out": str(out)}
-        return api.fuse(c.make(c.FuseConfig, self.config.fusion.model_dump(), places))
+    def fusion_weight(self, tuned: Place | None, of: Literal["start", "tuned"]) -> float:
+        """The one that is set, or what was learned beside the tuned model or its start. Raises `InputError` where none was."""
+        weight = self.config.fusion.weight
+        return weight if isinstance(weight, float) else learned_weight(tuned or "", of)
+
+    def fuse(self, run: Place, first: Place, out: Place, weight: float) -> dict[str, Any]:
+        return api.fuse(c.FuseConfig(run=str(run), first=str(first), out=str(out), weight=weight))
 
     def quality(self, settings: c.QualitySettings, queries: Place, out: Place) -> dict[str, Any]:
         places = {"queries": str(queries), "out": str(out), "start": self.config.start}

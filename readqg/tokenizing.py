@@ -5,14 +5,15 @@ Every distinct text is tokenised once, however many pairs it is in."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from readqg.corpus import document_text
 from readqg.errors import ModelError
 
 if TYPE_CHECKING:
@@ -81,13 +82,30 @@ class PairTokenizer:
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> EncodedPairs:
         """Token ids of every pair; the longer text is cut first."""
-        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        if not texts:
-            return EncodedPairs([], [])
+        ids = self._ids(text for pair in pairs for text in pair)
+        return self._joined((ids[first], ids[second]) for first, second in pairs)
+
+    def passages(self, pairs: Sequence[tuple[str, str, str]], tokens: int, stride: int) -> tuple[EncodedPairs, list[int]]:
+        """(query, title, text) -> the query with every passage of the document, pair after pair, and how many passages each has.
+
+        A document of at most `tokens` tokens, title + " " + text, is one passage. A longer one has passages of that many, `stride`
+        apart, the last one ending with it; each begins with the title, as far as half a passage holds it."""
+        whole = [document_text(title, text) for _, title, text in pairs]
+        ids = self._ids(text for (query, title, _), document in zip(pairs, whole, strict=True) for text in (query, title, document))
+        built = [[(ids[query], passage) for passage in _windows(ids[document], len(ids[title]), tokens, stride)]
+                 for (query, title, _), document in zip(pairs, whole, strict=True)]
+        return self._joined(chain.from_iterable(built)), [len(rows) for rows in built]
+
+    def _ids(self, texts: Iterable[str]) -> dict[str, np.ndarray]:
+        distinct = list(dict.fromkeys(texts))
+        if not distinct:
+            return {}
         # verbose=False: these are not the sequences the model sees, so their length is no matter for a warning.
-        tokens = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-        ids = {text: np.asarray(row, dtype=np.int32) for text, row in zip(texts, tokens, strict=True)}
-        built = [self._join(ids[first], ids[second]) for first, second in pairs]
+        tokens = self.tokenizer(distinct, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        return {text: np.asarray(row, dtype=np.int32) for text, row in zip(distinct, tokens, strict=True)}
+
+    def _joined(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> EncodedPairs:
+        built = [self._join(first, second) for first, second in pairs]
         return EncodedPairs([row for row, _ in built], [row for _, row in built])
 
     def padded(self, encoded: EncodedPairs, rows: Sequence[int]) -> dict[str, np.ndarray]:
@@ -122,6 +140,16 @@ class PairTokenizer:
         if keep >= len(ids):
             return ids
         return ids[len(ids) - keep:] if self.tokenizer.truncation_side == "left" else ids[:keep]
+
+
+def _windows(ids: np.ndarray, title: int, tokens: int, stride: int) -> list[np.ndarray]:
+    """Passages of a document's tokens, the first `title` of which are its title's."""
+    if len(ids) <= tokens:
+        return [ids]
+    head, body = ids[:min(title, tokens // 2)], ids[title:]
+    room = tokens - len(head)
+    starts = range(0, max(len(body) - room, 0) + min(stride, room), min(stride, room))
+    return [np.concatenate([head, body[start:start + room]]) for start in starts]
 
 
 def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:

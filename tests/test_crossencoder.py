@@ -26,7 +26,7 @@ from transformers import (
 
 from readqg.crossencoder import CrossEncoderScorer, load_model, tensors
 from readqg.errors import ModelError
-from readqg.tokenizing import EncodedPairs, PairTokenizer, load_tokenizer
+from readqg.tokenizing import EncodedPairs, PairTokenizer, _windows, load_tokenizer
 from tests.builders import WORDS, bert_tokenizer, tiny_cross_encoder
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
@@ -227,6 +227,28 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     os.remove(folder / "tokenizer_config.json")
     with pytest.raises(ModelError, match="no vocabulary"):
         load_tokenizer(str(folder))
+
+
+@given(st.integers(0, 60), st.integers(0, 80), st.integers(8, 30), st.integers(1, 30))
+def test_passages_hold_every_token_and_begin_with_the_title(title, body, tokens, stride):
+    ids = np.arange(title + body)
+    found = _windows(ids, title, tokens, min(stride, tokens))
+    head = min(title, tokens // 2)
+    if title + body <= tokens:
+        assert len(found) == 1 and np.array_equal(found[0], ids)
+        return
+    assert all(len(passage) <= tokens and np.array_equal(passage[:head], ids[:head]) for passage in found)
+    assert set(ids[title:]) <= {int(token) for passage in found for token in passage}
+    assert all(passage[-1] != ids[-1] for passage in found[:-1]), "none after the one that ends with the document"
+
+
+def test_a_passage_is_scored_as_the_query_with_its_text(tmp_path):
+    scorer = CrossEncoderScorer(str(tiny_cross_encoder(tmp_path)), 64, 8192, "cpu", torch.float32)
+    words = ["wing", "flow", "boundary", "layer", "shock", "heat", "query", "document", "relevant", "what", "is", "of"]
+    encoded, number = scorer.tokenize.passages([("heat", "the", " ".join(words)), ("heat", "", "wing"), ("heat", "", "")], 8, 4)
+    expected = [("heat", f"the {' '.join(words[i:i + 7])}") for i in (0, 4, 8)] + [("heat", "wing"), ("heat", "")]
+    assert number == [3, 1, 1]
+    np.testing.assert_array_equal(scorer.score_encoded(encoded), scorer.score(expected))
 
 
 @pytest.mark.real

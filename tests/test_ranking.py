@@ -121,6 +121,33 @@ def test_unknown_documents_and_queries_have_rows_that_say_so(corpus, model):
     assert found["q1", "d1"][0] == found["q3", "d3"][0] == 1
 
 
+def test_by_passages_a_document_has_the_score_of_its_best_one(corpus, model):
+    long = "the heat of the wing is what the query of the document is of the shock of the boundary layer flow of the wing"
+    with open(corpus / "corpus.jsonl", "a") as file:
+        file.write(json.dumps({"_id": "long", "title": "shock", "text": long}) + "\n")
+    candidates = {"q2": ["long", "d2", "ghost"], "nobody": ["d1"], "q3": ["d3", "long"]}
+    stage = stage_of(corpus, model, candidates, passages="max", passage_tokens=8, passage_stride=4)
+    run(stage)
+    found = {(r["query_id"], r["doc_id"]): r["score"] for r in rows_of(stage)}
+    words = long.split()
+    passages = [f"shock {' '.join(words[i:i + 7])}" for i in range(0, len(words), 4) if i < len(words) - 7 + 4]
+    judge = CrossEncoder(str(model), max_length=60, device="cpu")
+    for query_id in ("q2", "q3"):
+        best = judge.predict([(QUERIES[query_id], text) for text in passages], activation_fn=torch.nn.Identity()).max()
+        assert found[query_id, "long"] == pytest.approx(best, abs=2e-4)
+    assert found["q2", "ghost"] is None and found["nobody", "d1"] is None
+
+    whole = stage_of(corpus, model, {"q1": CANDIDATES["q1"]}, out=str(corpus / "first"))
+    cut = stage_of(corpus, model, {"q1": CANDIDATES["q1"]}, out=str(corpus / "max"), passages="max", passage_tokens=40)
+    run(whole), run(cut)
+    assert rows_of(whole) == rows_of(cut), "documents that fit a passage have the scores that they had"
+
+
+def test_passages_that_leave_tokens_out_are_refused(corpus, model):
+    with pytest.raises(ValueError, match="passage_stride 9 would leave tokens out"):
+        stage_of(corpus, model, passages="max", passage_tokens=8, passage_stride=9)
+
+
 def test_a_trec_file_of_the_ranked_documents_is_written_beside(corpus, model):
     stage = stage_of(corpus, model, {"q1": ["ghost", "d1", "d2"]})
     run(stage)

@@ -18,9 +18,10 @@ from readqg.config.base import (
 )
 from readqg.config.commands import DoctorConfig, PlanConfig, RunConfig, SubmitConfig, VerifyConfig
 from readqg.config.exchange import ExportConfig, ImportConfig, ImportQueriesConfig, ImportSettings
-from readqg.config.experiment import Collection, ExperimentConfig, Matrix, Recipe
+from readqg.config.experiment import Collection, ExperimentConfig, Matrix, MiningSettings, Recipe
 from readqg.config.machine import (
     FLAN_T5,
+    MINILM_ENCODER,
     MINILM_L6,
     MINILM_L12,
     SMOLLM2,
@@ -43,6 +44,9 @@ from readqg.config.search import (
     TuneSettings,
 )
 from readqg.config.stages import (
+    CoverageConfig,
+    CoverageSettings,
+    EncoderSettings,
     EvaluateConfig,
     FuseConfig,
     FusionSettings,
@@ -54,11 +58,15 @@ from readqg.config.stages import (
     QualityConfig,
     QualitySettings,
     RankConfig,
+    RankSettings,
+    RatioConfig,
+    RatioSettings,
     RetrieveConfig,
     RetrieveSettings,
     RoundTripConfig,
     RoundTripSettings,
     ScoreSettings,
+    SelectConfig,
 )
 from readqg.config.training import (
     FewShotConfig,
@@ -71,6 +79,7 @@ from readqg.config.training import (
 
 __all__ = [
     "FLAN_T5",
+    "MINILM_ENCODER",
     "MINILM_L6",
     "MINILM_L12",
     "PRESETS",
@@ -78,7 +87,10 @@ __all__ = [
     "SMOLLM2",
     "Collection",
     "Compute",
+    "CoverageConfig",
+    "CoverageSettings",
     "DoctorConfig",
+    "EncoderSettings",
     "EvaluateConfig",
     "ExperimentConfig",
     "ExportConfig",
@@ -97,6 +109,7 @@ __all__ = [
     "LabelConfig",
     "Location",
     "Matrix",
+    "MiningSettings",
     "OptionalLocation",
     "PairsConfig",
     "PairsSettings",
@@ -105,6 +118,9 @@ __all__ = [
     "QualityConfig",
     "QualitySettings",
     "RankConfig",
+    "RankSettings",
+    "RatioConfig",
+    "RatioSettings",
     "Recipe",
     "RerankerSettings",
     "RerankerSpace",
@@ -114,6 +130,7 @@ __all__ = [
     "RoundTripSettings",
     "RunConfig",
     "ScoreSettings",
+    "SelectConfig",
     "Settings",
     "SubmitConfig",
     "TrainGeneratorConfig",

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from readqg.config.base import Location, OptionalLocation, Settings
 from readqg.config.exchange import ImportSettings
 from readqg.config.machine import MINILM_L12, Compute
 from readqg.config.stages import (
+    CoverageSettings,
     FusionSettings,
     GenerateSettings,
     QualitySettings,
+    RankSettings,
+    RatioSettings,
     RetrieveSettings,
     RoundTripSettings,
-    ScoreSettings,
 )
 from readqg.config.training import RerankerSettings, TrainSettings
 
@@ -40,22 +42,37 @@ class RunConfig(Settings):
     backbone: OptionalLocation = None
     start: Location = MINILM_L12
     max_documents: int | None = Field(None, ge=1)
-    """Documents that queries are written for, drawn by a stable hash (the whole corpus is always searched)."""
+    """Documents that queries are written for (the whole corpus is always searched)."""
+    sampling: Literal["hash", "coverage"] = "hash"
+    """How these are drawn: by a stable hash; or from clusters of their embeddings, so that they are spread over the corpus."""
+    coverage: CoverageSettings = CoverageSettings()
+    """Where `sampling` asks for it."""
+    queries_like: OptionalLocation = None
+    """Real queries without judgments: of the `generate.samples` of a document those are kept that have their lengths and forms."""
     max_queries: int | None = Field(None, ge=1)
     """Judged queries that are evaluated, drawn by a stable hash."""
     documents: ImportSettings = ImportSettings()
     retrieve: RetrieveSettings = RetrieveSettings()
     generate: GenerateSettings = GenerateSettings()
     round_trip: RoundTripSettings = RoundTripSettings()
-    """Where the re-ranker's settings ask for it."""
+    ratio: RatioSettings = RatioSettings()
+    """Both where the re-ranker's settings ask for them."""
     reranker: RerankerSettings = RerankerSettings()
-    rank: ScoreSettings = ScoreSettings()
+    rank: RankSettings = RankSettings()
     fusion: FusionSettings = FusionSettings()
     """Start and tuned model are also evaluated with BM25's score added."""
     quality: QualitySettings | None = None
     """None: no measures of query quality beyond those of the report's own table."""
     train: TrainSettings = TrainSettings(checkpoint_steps=20, validate_steps=40)
     compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _something_to_choose_from(self) -> RunConfig:
+        if self.sampling == "coverage" and self.max_documents is None:
+            raise ValueError("sampling: coverage needs max_documents, the number of documents that queries are written for")
+        if self.queries_like and self.generate.samples < 2:
+            raise ValueError("queries_like chooses among the samples of a document, and generate.samples is 1: set it to 4, say")
+        return self
 
 
 class PlanConfig(RunConfig):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from readqg.config.base import Location, OptionalLocation, Settings
+from readqg.config.machine import MINILM_ENCODER
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9+._-]*$"
 
@@ -24,12 +25,43 @@ class Collection(Settings):
     """Fields of `readqg run` for this collection."""
 
 
+class MiningSettings(Settings):
+    """The baseline of sentence-transformers: `mine_hard_negatives` for every positive query, then `CrossEncoderTrainer` with
+    `BinaryCrossEntropyLoss`. Defaults are those of its own example for re-rankers."""
+
+    encoder: Location = MINILM_ENCODER
+    """Bi-encoder that finds the negatives in the corpus."""
+    pooling: Literal["mean", "cls"] = "mean"
+    negatives: int = Field(5, ge=1)
+    """Of a query."""
+    range_min: int = Field(0, ge=0)
+    range_max: int = Field(100, ge=1)
+    """Places, from 0, between which negatives are taken."""
+    relative_margin: float | None = Field(None, ge=0, lt=1)
+    """A negative's similarity is so much lower, as a share, than its positive's, at least."""
+    sampling: Literal["top", "random"] = "top"
+    epochs: float = Field(1.0, gt=0)
+    batch: int = Field(64, ge=1)
+    learning_rate: float = Field(2e-5, gt=0)
+    warmup_share: float = Field(0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _range_holds_them(self) -> MiningSettings:
+        if self.range_max - self.range_min < self.negatives:
+            raise ValueError(f"between places {self.range_min} and {self.range_max} there are no {self.negatives} negatives: raise "
+                             "range_max")
+        return self
+
+
 class Recipe(Settings):
     """A way of adapting the start."""
 
     note: str = ""
     train: bool = True
     """False: the start as it is."""
+    trainer: Literal["readqg", "sentence_transformers"] = "readqg"
+    """What trains on the positive queries: ours, or, as a baseline, sentence-transformers' as `mining` says."""
+    mining: MiningSettings = MiningSettings()
     average: float | None = Field(None, ge=0, le=1)
     """Weights of the ranking model: so much of the tuned one's, the rest of the start's (WiSE-FT). None: the tuned one."""
     generator: dict[str, Any] | None = None

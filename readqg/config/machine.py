@@ -9,6 +9,7 @@ from readqg.config.base import Settings, placement
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MINILM_L12 = "cross-encoder/ms-marco-MiniLM-L12-v2"
 MINILM_L6 = "cross-encoder/ms-marco-MiniLM-L6-v2"
+MINILM_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 FLAN_T5 = "google/flan-t5-base"
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 
 from readqg.config.base import Location, OptionalLocation, Settings, placement
-from readqg.config.machine import MINILM_L6, MINILM_L12, Compute
+from readqg.config.machine import MINILM_ENCODER, MINILM_L6, MINILM_L12, Compute
 
 
 class RetrieveSettings(Settings):
@@ -47,6 +47,30 @@ class RoundTripConfig(RoundTripSettings):
     out: Location
 
 
+class RatioSettings(Settings):
+    """The likelihood ratio of generated queries."""
+
+    document_tokens: int = Field(384, ge=1)
+    query_tokens: int = Field(65, ge=2)
+    """End token included; longer queries are cut."""
+    batch_tokens: int = Field(16384, ge=1)
+    """Tokens of a batch, prompts, document and query together at both relevances, padding included."""
+    shard_rows: int = Field(512, ge=1)
+
+
+class RatioConfig(RatioSettings):
+    queries: Location
+    """Generated queries."""
+    documents: Location
+    """The corpus that they were generated from."""
+    out: Location
+    prompts: OptionalLocation = None
+    """A prompts folder; none: the ones that come with the package."""
+    backbone: OptionalLocation = None
+    """None: the one named in the prompts folder."""
+    compute: Compute = Compute()
+
+
 class ScoreSettings(Settings):
     """How text pairs are scored by a cross-encoder."""
 
@@ -54,6 +78,23 @@ class ScoreSettings(Settings):
     """Tokens of a pair; the longer side is cut first (section 5)."""
     batch_tokens: int = Field(8192, ge=1)
     """Tokens of a batch, padding included."""
+
+
+class RankSettings(ScoreSettings):
+    passages: Literal["first", "max"] = "first"
+    """What of a document is scored: its beginning, as far as `max_length` goes; or, `max`, all of it in passages, of which the best one's
+    score is the document's (MaxP; Dai & Callan, SIGIR 2019)."""
+    passage_tokens: int = Field(200, ge=8)
+    """Tokens of a passage, with the title at its beginning (as much of it as half a passage holds). About 150 words, as in the paper."""
+    passage_stride: int = Field(100, ge=1)
+    """Tokens from the beginning of a passage to that of the next."""
+
+    @model_validator(mode="after")
+    def _passages_overlap(self) -> RankSettings:
+        if self.passage_stride > self.passage_tokens:
+            raise ValueError(f"passage_stride {self.passage_stride} would leave tokens out between passages of {self.passage_tokens}: "
+                             "lower it to passage_tokens at most")
+        return self
 
 
 class LabelConfig(ScoreSettings):
@@ -138,7 +179,7 @@ class GenerateConfig(GenerateSettings):
     compute: Compute = Compute()
 
 
-class RankConfig(ScoreSettings):
+class RankConfig(RankSettings):
     run: Location
     """Candidates: a run folder or a TREC run."""
     queries: Location
@@ -152,8 +193,9 @@ class RankConfig(ScoreSettings):
 class FusionSettings(Settings):
     """Of a re-ranker's scores with BM25's, both standardised over a query's candidates."""
 
-    weight: float = Field(0.5, ge=0)
-    """Of BM25's side; the re-ranker's has 1."""
+    weight: NonNegativeFloat | Literal["learned"] = 0.5
+    """Of BM25's side; the re-ranker's has 1. `learned`: the one that the re-ranker's folder carries, chosen on its held-out synthetic
+    documents."""
 
 
 class FuseConfig(FusionSettings):
@@ -164,17 +206,52 @@ class FuseConfig(FusionSettings):
     out: Location
 
 
-class QualitySettings(Settings):
+class EncoderSettings(Settings):
+    """How a bi-encoder embeds texts."""
+
+    encoder: Location
+    pooling: Literal["mean", "cls"] = "mean"
+    max_length: int = Field(512, ge=8)
+    batch_tokens: int = Field(8192, ge=1)
+    shard_documents: int = Field(256, ge=1)
+
+
+class QualitySettings(EncoderSettings):
     """Section 5, quality of generated queries."""
 
     judge: Location = MINILM_L12
     """A cross-encoder, or a T5 judge (monoT5); whichever its files say."""
     encoder: Location = "thenlper/gte-base"
     """Bi-encoder for diversity and round trips; `none` leaves both out."""
-    pooling: Literal["mean", "cls"] = "mean"
-    max_length: int = Field(512, ge=8)
-    batch_tokens: int = Field(8192, ge=1)
-    shard_documents: int = Field(256, ge=1)
+
+
+class CoverageSettings(EncoderSettings):
+    """Which documents stand for a corpus."""
+
+    encoder: Location = MINILM_ENCODER
+    max_length: int = Field(256, ge=8)
+    clusters: int = Field(1024, ge=1)
+    """Clusters at most; never more than documents are asked for. Documents are taken from them in turn."""
+    seed: int = 0
+
+
+class CoverageConfig(CoverageSettings):
+    documents: Location
+    out: Location
+    max_documents: int = Field(1000, ge=1)
+    compute: Compute = Compute()
+
+
+class SelectConfig(Settings):
+    """Of the samples of a document, those that are like real queries."""
+
+    queries: Location
+    """Generated queries, several samples a (document, relevance)."""
+    like: Location
+    """Real queries, without judgments: a .txt file of one a line, or what `import` reads as queries."""
+    out: Location
+    seed: int = 0
+    shard_rows: int = Field(2048, ge=1)
 
 
 class QualityConfig(QualitySettings):

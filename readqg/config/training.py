@@ -134,11 +134,27 @@ class RerankerSettings(Settings):
     """Only queries at r = 1 whose document BM25 finds among its first so many are positives. Needs `readqg round-trip`."""
     negative_round_trip: int | None = Field(None, ge=1)
     """A query at r = 0 whose document BM25 finds among its first so many is no negative. Needs `readqg round-trip`."""
+    ratio_min: float | None = None
+    """Only queries at r = 1 whose likelihood ratio S(q | d, 1) - S(q | d, 0), in nats, is so much at least are positives. Needs
+    `readqg ratio`."""
+    unverified: Literal["drop", "positive"] | None = None
+    """A query at r = 0 is a negative where `negative_round_trip` and the ratio agree that it is none for its document: not found, and a
+    ratio of `negative_ratio_max` at most. Any other is dropped, or used as a positive, for which `round_trip` and `ratio_min` then
+    hold. A document that is left without a negative keeps its positive. None: the ratio is not asked. Needs `readqg ratio`."""
+    negative_ratio_max: float = 0.0
+    """nats."""
     mined: int = Field(0, ge=0)
     """Eq. 5's other documents of a query: 0, k(i) of the batch; else so many drawn from those that BM25 finds for the query. Needs
     `readqg round-trip`."""
     mined_from: int = Field(3, ge=1)
     """The first place, from 1, that mined documents are drawn from: the very first may well be relevant too."""
+    w_anchor: float = Field(0.0, ge=0)
+    """Weight of the divergence from the start's own scores (`losses.anchor_loss`); 0: none, and no second model."""
+    replay: OptionalLocation = None
+    """A pairs folder, such as that of MS MARCO, whose documents take `replay_share` of every batch, so that what the start has learned
+    there is not forgotten. None: none."""
+    replay_share: float = Field(0.25, gt=0, lt=1)
+    """Share of a batch's documents, at least one."""
     epochs: int = Field(2, ge=1)
     learning_rate: float = Field(7e-6, gt=0)
     schedule: Literal["constant", "linear"] = "linear"
@@ -154,8 +170,31 @@ class RerankerSettings(Settings):
     seed: int = 0
 
     @property
+    def replayed(self) -> int:
+        """Documents of a batch that come from `replay`."""
+        return max(1, round(self.replay_share * self.batch)) if self.replay else 0
+
+    @model_validator(mode="after")
+    def _unverified_is_searched(self) -> RerankerSettings:
+        if self.unverified and not self.negative_round_trip:
+            raise ValueError(f"unverified: {self.unverified} needs negative_round_trip, the places among which a negative must not find "
+                             "its document: set it to 10, say")
+        return self
+
+    @model_validator(mode="after")
+    def _replay_leaves_two(self) -> RerankerSettings:
+        if self.batch - self.replayed < 2:
+            raise ValueError(f"replay_share {self.replay_share} of a batch of {self.batch} leaves {self.batch - self.replayed} of its "
+                             "documents to the corpus, and Eq. 5 needs two: lower replay_share or raise batch")
+        return self
+
+    @property
     def needs_round_trip(self) -> bool:
         return bool(self.round_trip or self.negative_round_trip or self.mined)
+
+    @property
+    def needs_ratio(self) -> bool:
+        return self.ratio_min is not None or self.unverified is not None
 
 
 class TrainRerankerConfig(RerankerSettings):

@@ -13,7 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 from readqg import devices, models
 from readqg.batching import run_batches
-from readqg.config import QualityConfig
+from readqg.config import CoverageConfig, QualityConfig
 from readqg.corpus import Documents, document_text
 from readqg.errors import ModelError
 from readqg.places import Place, place_of
@@ -47,6 +47,11 @@ class BiEncoder:
         self.last_halvings = 0
 
     @property
+    def model(self) -> SentenceTransformer:
+        """For what wants sentence-transformers' own class."""
+        return self._model
+
+    @property
     def dimension(self) -> int:
         """Length of a vector."""
         return int(self._model.get_embedding_dimension() or 0)
@@ -72,8 +77,8 @@ class BiEncoder:
         return [len(row) for row in ids]
 
 
-def open_encoder(config: QualityConfig) -> BiEncoder:
-    """The encoder of a quality config, in this process. Full precision unless bf16 is asked for by name: the angle between
+def open_encoder(config: QualityConfig | CoverageConfig) -> BiEncoder:
+    """The encoder of a config, in this process. Full precision unless bf16 is asked for by name: the angle between
     two nearly equal queries is finer than bf16's three digits."""
     device, _ = devices.device_and_dtype(config.compute)
     dtype = torch.bfloat16 if config.compute.precision == "bf16" else torch.float32
@@ -87,7 +92,7 @@ class EmbedStage(ShardStage):
     key = ("doc_id",)
     schema = pa.schema([("doc_id", pa.string()), ("embedding", pa.list_(pa.float32())), ("error", pa.string())])
 
-    def __init__(self, config: QualityConfig) -> None:
+    def __init__(self, config: QualityConfig | CoverageConfig) -> None:
         self.config = config
         self.documents = Documents.open(config.documents)
 
@@ -132,18 +137,25 @@ class EmbedStage(ShardStage):
 
 
 def embeddings_folder(out: str | Place) -> Place:
-    """Where the corpus' vectors lie, beside the quality rows they serve."""
+    """Where the corpus' vectors lie, beside the rows they serve."""
     return place_of(out) / _FOLDER
+
+
+def read_vectors(folder: Place) -> tuple[np.ndarray, np.ndarray]:
+    """What `EmbedStage` wrote: vectors (documents with one, H), and which of all the documents these are, (documents,) bool."""
+    column = open_input(folder, ("doc_id", "embedding")).read(columns=["embedding"])["embedding"].combine_chunks()
+    there = column.is_valid().to_numpy(zero_copy_only=False)
+    found = int(there.sum())
+    return (column.flatten().to_numpy().reshape(found, -1) if found else np.zeros((0, 0), np.float32)), there
 
 
 class EmbeddedCorpus:
     """The vectors of a whole corpus in memory (4 bytes x H a document)."""
 
     def __init__(self, folder: Place, dimension: int) -> None:
-        column = open_input(folder, ("doc_id", "embedding")).read(columns=["embedding"])["embedding"].combine_chunks()
-        self._there = column.is_valid().to_numpy(zero_copy_only=False)
-        self._vectors = np.zeros((len(column), dimension), dtype=np.float32)
-        self._vectors[self._there] = column.flatten().to_numpy().reshape(-1, dimension)
+        vectors, self._there = read_vectors(folder)
+        self._vectors = np.zeros((len(self._there), dimension), dtype=np.float32)
+        self._vectors[self._there] = vectors.reshape(-1, dimension)
 
     def rank_of(self, row: int, query: np.ndarray) -> int:
         """The place of the document in row `row` for a query's vector (H,): 1 + the number of documents with a higher cosine;

@@ -69,7 +69,7 @@ def html(out: Place, summary: dict[str, Any]) -> str:
         headline=headline, evidence=evidence, cut=summary["cut"], corpus_name=_corpus_name(summary), counts=_counts(summary),
         use=summary["use"], version=readqg.__version__, evaluation=found, measures=measures, labels=LABELS, guard=summary["guard"],
         charts=_charts(out, found, measures, log), extremes=_extremes(out, found), documents=documents, query_counts=query_counts,
-        validation_caption=_VALIDATION, fusion_weight=summary["config"]["fusion"]["weight"],
+        validation_caption=_VALIDATION, fusion_weights=summary["fusion_weight"],
         seconds=summary["seconds"], quality=_quality_rows(summary["quality"]),
         config=yaml.safe_dump(summary["config"], sort_keys=False, allow_unicode=True),
     )

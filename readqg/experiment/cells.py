@@ -29,6 +29,7 @@ from readqg.evaluation.metrics import per_query
 from readqg.experiment.matrix import Cell
 from readqg.places import Place
 from readqg.reranker.averaging import average
+from readqg.reranker.baseline import train_baseline
 from readqg.reranker.selection import read_verdict
 from readqg.shards import appearing, fingerprint, stable_hash, write_whole
 from readqg.steps import Steps
@@ -104,8 +105,8 @@ class CellRun:
         model = self._model()
         ranked = start if model is None else self._ranked(bm25, str(model))
         systems = {
-            "bm25": bm25, "start": start, "start-fused": self._fused(start, bm25),
-            "recipe": ranked, "recipe-fused": self._fused(ranked, bm25),
+            "bm25": bm25, "start": start, "start-fused": self._fused(start, bm25, self.steps.fusion_weight(model, "start")),
+            "recipe": ranked, "recipe-fused": self._fused(ranked, bm25, self.steps.fusion_weight(model, "tuned")),
         }
         asked = set(runs.read_queries_beside(bm25) or ())
         qrels = {query: docs for query, docs in read_judgments(judgments).items() if query in asked}
@@ -132,14 +133,12 @@ class CellRun:
         if not self.cell.settings.train:
             return None
         queries = self._queries(self.config)
-        if self.config.reranker.needs_round_trip:
-            back = self._place("round-trip", queries.name, self.config.round_trip)
-            with self._timed("round-trip", back):
-                self.steps.round_trip(queries, back)
-            queries = back
-        tuned = self._place("reranker", queries.name, self.config.reranker, self.config.train, self.config.start)
-        with self._timed("train", tuned):
-            self.steps.train(queries, tuned)
+        for name, made_of, step in self.steps.passes():
+            passed = self._place(name, queries.name, *made_of)
+            with self._timed(name, passed):
+                step(queries, passed)
+            queries = passed
+        tuned = self._trained(queries)
         self.tuned = tuned
         share = self.cell.settings.average
         if share is None:
@@ -148,23 +147,42 @@ class CellRun:
         average(self.config.start, str(tuned), averaged, share)
         return averaged
 
+    def _trained(self, queries: Place) -> Place:
+        reranker, mining = self.config.reranker, self.cell.settings.mining
+        if self.cell.settings.trainer == "sentence_transformers":
+            tuned = self._place("baseline", queries.name, reranker, self.config.start, mining, mining.encoder)
+            with self._timed("train", tuned):
+                train_baseline(self.steps.train_config(queries, tuned), mining)
+            return tuned
+        replay = [reranker.replay] if reranker.replay else []
+        tuned = self._place("reranker", queries.name, reranker, self.config.train, self.config.start, *replay)
+        with self._timed("train", tuned):
+            self.steps.train(queries, tuned)
+        return tuned
+
     def _queries(self, config: RunConfig) -> Place:
         """Generated queries, by prompts that are trained first where they are the recipe's own."""
         if self._prompts is not None:
             with self._timed("prompts", self._prompts):
                 make_prompts(self.cell.prompts, str(self._prompts))
-        steps = Steps(config, self.steps.corpus)
-        asked = steps.generate_config(self.shared / "unnamed")
-        queries = self._place("queries", asked, asked.prompts, asked.backbone, asked.max_documents)
+        steps, chosen = Steps(config, self.steps.corpus), None
+        if config.sampling == "coverage":
+            chosen = self._place("chosen", config.coverage, config.coverage.encoder, config.max_documents)
+            with self._timed("coverage", chosen):
+                steps.choose(chosen)
+        asked = steps.generate_config(self.shared / "unnamed", chosen)
+        of = [chosen.name] if chosen else []
+        queries = self._place("queries", asked, asked.prompts, asked.backbone, asked.max_documents, *of)
         with self._timed("generate", queries):
-            steps.generate(queries)
+            steps.generate(queries, chosen)
         return queries
 
     def _quality(self) -> dict[str, Any] | None:
         """What the generator's queries are like, over the whole grid."""
         if self.cell.grid is None:
             return None
-        grid = self._queries(self.config.model_copy(update={"generate": self.cell.grid, "max_documents": self.cell.grid_documents}))
+        drawn = {"generate": self.cell.grid, "max_documents": self.cell.grid_documents, "sampling": "hash"}
+        grid = self._queries(self.config.model_copy(update=drawn))
         place = self._place("quality", grid.name, self.cell.quality, self.cell.quality.judge, self.cell.quality.encoder)
         with self._timed("quality", place):
             return self.steps.quality(self.cell.quality, grid, place)
@@ -175,9 +193,9 @@ class CellRun:
             self.steps.rank(bm25, model, place)
         return place
 
-    def _fused(self, run: Place, bm25: Place) -> Place:
-        place = self._place("fused", run.name, bm25.name, self.config.fusion)
-        self.steps.fuse(run, bm25, place)
+    def _fused(self, run: Place, bm25: Place, weight: float) -> Place:
+        place = self._place("fused", run.name, bm25.name, {"weight": weight})
+        self.steps.fuse(run, bm25, place, weight)
         return place
 
     def _values(self, system: str, place: Place, qrels: dict[str, dict[str, int]]) -> pa.Table:

@@ -55,12 +55,23 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """What the cell's figures depend on, but for the content of files that it names."""
         return {
-            "run": identity(self.config), "prompts": self.config.prompts, "backbone": self.config.backbone, "start": self.config.start,
+            "run": identity(self.config), **self._places,
+            "prompts": self.config.prompts, "backbone": self.config.backbone, "start": self.config.start,
             "source": self.source.source, "split": self.source.split, "half": self.source.half,
             "train": self.settings.train, "average": self.settings.average,
+            **({} if self.settings.trainer == "readqg" else {"mining": self.settings.mining.model_dump()}),
             "own_prompts": None if self.prompts is None else identity(self.prompts),
             "grid": None if self.grid is None else [identity(self.grid), self.grid_documents, identity(self.quality)],
         }
+
+    @property
+    def _places(self) -> dict[str, str]:
+        """Files and folders that a recipe names and others do without."""
+        c = self.config
+        named = {"replay": c.reranker.replay, "queries_like": c.queries_like}
+        if c.sampling == "coverage":
+            named["encoder"] = c.coverage.encoder
+        return {name: place for name, place in named.items() if place}
 
 
 def read_matrix(path: str) -> Matrix:
@@ -107,6 +118,14 @@ def _prompts(matrix: Matrix, recipe: str, config: RunConfig, seed: int) -> Train
 
 
 def _config(matrix: Matrix, collection: str, recipe: str, seed: int) -> RunConfig:
+    config, settings = _merged(matrix, collection, recipe, seed), matrix.recipes[recipe]
+    if config.fusion.weight == "learned" and (not settings.train or settings.average is not None):
+        raise ConfigError(f"{collection}/{recipe}: fusion.weight is learned in training, beside the tuned weights; a recipe that does not "
+                          "train, or averages weights, has none. Give it a number there.")
+    return config
+
+
+def _merged(matrix: Matrix, collection: str, recipe: str, seed: int) -> RunConfig:
     source = matrix.collections[collection]
     layers = [matrix.run, source.run, matrix.recipes[recipe].run]
     taken = [name for name in _OWN if any(name in layer for layer in layers)]

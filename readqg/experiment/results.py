@@ -33,6 +33,8 @@ _QUALITY = {
     "bm25_rank_plus": ("in BM25's top 10, r = 1", "top_10"), "bm25_rank_minus": ("r = 0", "top_10"),
 }
 """Field of `quality_summary` -> what it is called, and the fact of it that is shown."""
+_COMMON = ("import", "retrieve", "rank", "quality")
+"""Stages that the start needs too, or that measure."""
 _TITLES = {"": "Adapted against the start", _FUSED: "With BM25's score added: adapted + fusion against start + fusion"}
 
 
@@ -122,7 +124,7 @@ def _costs(facts: dict[str, dict[str, Any]], recipe: str) -> dict[str, Any]:
     """Mean seconds of its cells that ranking the start does not need, and how often the guard was for the tuned model."""
     own = [found for name, found in facts.items() if name.split("/")[1] == recipe]
     verdicts = [found["guard"]["use"] for found in own if found.get("guard")]
-    spent = [sum(s for stage, s in found["seconds"].items() if stage in ("prompts", "generate", "round-trip", "train")) for found in own]
+    spent = [sum(s for stage, s in found["seconds"].items() if stage not in _COMMON) for found in own]
     return {
         "seconds": float(np.mean(spent)) if spent else None,
         "guard": f"{verdicts.count('tuned')} of {len(verdicts)}" if verdicts else "",

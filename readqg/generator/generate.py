@@ -12,11 +12,10 @@ from readqg import devices, models, sample, shards
 from readqg.config import GenerateConfig
 from readqg.corpus import Documents, document_text, subset
 from readqg.corpus.generated import QUERIES
-from readqg.fetching import local_folder
 from readqg.generator.backbone import Backbone
 from readqg.generator.decoding import Query, QueryWriter
 from readqg.generator.model import Generator
-from readqg.generator.prompts import SoftPrompt
+from readqg.generator.prompts import SoftPrompt, files_fingerprint
 from readqg.places import place_of
 from readqg.stage import ShardStage
 
@@ -50,11 +49,7 @@ class GenerateStage(ShardStage):
         return {"documents": self.folder.fingerprint}
 
     def models(self) -> dict[str, str]:
-        files = sorted(local_folder(self.prompts).glob("prompts.*"))
-        return {
-            "backbone": models.fingerprint(self.backbone),
-            "prompts": shards.fingerprint({file.name: shards.sha256_file(file) for file in files}),
-        }
+        return {"backbone": models.fingerprint(self.backbone), "prompts": files_fingerprint(self.prompts)}
 
     def read(self, index: int) -> pa.Table:
         """Documents: doc_id, title, text."""

@@ -176,6 +176,11 @@ def read_facts(folder: str | Path) -> PromptFacts:
         raise ModelError(f"{path} is damaged ({type(error).__name__}: {error}). Copy or train the prompts again.") from error
 
 
+def files_fingerprint(folder: str | Path) -> str:
+    """Of all that a prompts folder says, its facts too."""
+    return shards.fingerprint({file.name: shards.sha256_file(file) for file in sorted(local_folder(folder).glob("prompts.*"))})
+
+
 def _filled(backbone: Backbone, ids: list[int], length: int) -> Tensor:
     """Embeddings (length, H), float32, of `ids` cut or repeated cyclically."""
     if length and not ids:

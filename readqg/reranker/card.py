@@ -12,8 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from transformers import PreTrainedTokenizerBase
 
 from readqg.config import TrainRerankerConfig
+from readqg.fusion import write_weights
 from readqg.places import place_of
-from readqg.reranker.selection import Verdict
+from readqg.reranker.selection import Verdict, best_validation
 
 LOG_FILE = "training_log.jsonl"
 _IDENTITY = "torch.nn.modules.linear.Identity"
@@ -34,9 +35,12 @@ def write_documents(
     steps: int,
     log: Sequence[Mapping[str, Any]],
 ) -> None:
-    """README.md, guard.json and training_log.jsonl."""
+    """README.md, guard.json, training_log.jsonl and, where it is known what BM25 should weigh beside the model, readqg.json."""
     (folder / "README.md").write_text(model_card(config, verdict, counts, steps))
     verdict.write(folder, config.start)
+    before, best, _ = best_validation(log)
+    if before.fusion_weight is not None and best.fusion_weight is not None:
+        write_weights(folder, best.fusion_weight, before.fusion_weight, len(best.ndcg))
     (folder / LOG_FILE).write_text("".join(json.dumps(line) + "\n" for line in log))
 
 

@@ -43,6 +43,23 @@ def in_batch_bce_loss(scores: Tensor) -> Tensor:
     return bce_loss(scores.diagonal(), scores.gather(1, hardest_documents(scores)[:, None]).squeeze(1))
 
 
+def anchor_loss(own: Tensor, others: Tensor, start_own: Tensor, start_others: Tensor) -> Tensor:
+    """How far a model's scores have moved from its start's, in nats: 0.5 * (mean KL over `own` + mean KL over `others`), where KL is that
+    of two Bernoulli variables, sigmoid(start's logit) from sigmoid(model's). Shapes are those of `bce_loss`, of which this is the
+    counterpart with the start's beliefs in place of the labels. Returns a scalar; 0 where nothing has moved.
+
+    Distillation from a frozen copy of the start, as in learning without forgetting (Hinton et al., 2015; Li & Hoiem, ECCV 2016). Of
+    sigmoids and not of a softmax over a query's documents, because Eq. 5 is binary: L_bce + w * anchor has then the gradient of
+    (1 + w) * Eq. 5 with the label (y + w * sigmoid(start)) / (1 + w), and the level of the logits, which Eq. 5 moves, is held too."""
+    return 0.5 * (_bernoulli_kl(start_own, own).mean() + _bernoulli_kl(start_others, others).mean())
+
+
+def _bernoulli_kl(start: Tensor, logits: Tensor) -> Tensor:
+    positive = functional.softplus(-logits) - functional.softplus(-start)
+    negative = functional.softplus(logits) - functional.softplus(start)
+    return torch.sigmoid(start) * positive + torch.sigmoid(-start) * negative
+
+
 def margin_ranking_loss(
     query_document: Tensor, query_query: Tensor, margin: float = 0.0, sign: Sign = "paper", activation: Activation = "identity"
 ) -> Tensor:

@@ -11,24 +11,30 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from readqg.config import RerankerSettings
 from readqg.errors import InputError
 from readqg.random_rows import RandomRows, in_order
 from readqg.shards import InputFolder, stable_hash
 
 QUERY_COLUMNS = ("doc_id", "relevance", "sample", "query", "error")
 ROUND_TRIP_COLUMNS = ("rank", "found")
+RATIO_COLUMNS = ("ratio",)
 LEFT_OUT = (
-    "rows_with_error", "rows_with_empty_query", "positives_not_found", "negatives_found", "documents_without_positive",
-    "documents_without_negative", "identical_pairs",
+    "rows_with_error", "rows_with_empty_query", "positives_not_found", "positives_of_low_ratio", "negatives_found",
+    "negatives_not_verified", "documents_without_positive", "documents_without_negative", "identical_pairs",
 )
 """The counts of `read_examples` that say something of the input is not used."""
+_COUNTED = {
+    "positives_not_found": "not_found", "positives_of_low_ratio": "low_ratio", "negatives_found": "found",
+    "negatives_not_verified": "not_verified", "negatives_used_as_positives": "turned",
+}
 Negative = Literal["generated", "other_document", "second_positive"]
 _FEWEST_TRAINED = 2  # Eq. 5 needs another document in the batch
 
@@ -104,28 +110,63 @@ class Examples:
         return self.only(np.setdiff1d(np.arange(len(self)), held_out)), self.only(held_out)
 
 
+@dataclass(frozen=True)
+class Filters:
+    """Which queries may be what, as `RerankerSettings` has it; by default nothing is left out."""
+
+    round_trip: int | None = None
+    negative_round_trip: int | None = None
+    ratio_min: float | None = None
+    unverified: Literal["drop", "positive"] | None = None
+    negative_ratio_max: float = 0.0
+
+    @classmethod
+    def of(cls, settings: RerankerSettings) -> Filters:
+        return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What they read."""
+        rank = ("rank",) if self.round_trip or self.negative_round_trip else ()
+        return rank + (RATIO_COLUMNS if self.ratio_min is not None or self.unverified else ())
+
+    def sort_out(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Adds `side` (1.0: may be a positive, 0.0: a negative, null: neither, for its relevance) and, of rows that are left out by a
+        filter, why: `not_found`, `low_ratio`, `found`, `not_verified`; `turned`: a query at r = 0 that is used as a positive."""
+        found = (pl.col("rank") <= (self.negative_round_trip or 0)).fill_null(False)
+        verified = ~found & (pl.col("ratio") <= self.negative_ratio_max).fill_null(False) if self.unverified else pl.lit(True)
+        at_0 = pl.col("relevance") == 0
+        turned = at_0 & ~verified if self.unverified == "positive" else pl.lit(False)
+        rows = rows.with_columns(
+            turned=turned, found=at_0 & found & (self.unverified is None),
+            not_verified=at_0 & ~verified if self.unverified == "drop" else pl.lit(False),
+        ).with_columns(side=pl.when("turned").then(1.0).when(pl.col("relevance").is_in([0.0, 1.0])).then("relevance"))
+        positive = pl.col("side") == 1
+        back = (pl.col("rank") <= (self.round_trip or 0)).fill_null(False) | (self.round_trip is None)
+        likely = (pl.col("ratio") >= (self.ratio_min or 0.0)).fill_null(False) | (self.ratio_min is None)
+        return rows.with_columns(not_found=(positive & ~back).fill_null(False), low_ratio=(positive & ~likely).fill_null(False))
+
+
 def read_examples(
-    folder: InputFolder, negative: Negative | None, round_trip: int | None = None, negative_round_trip: int | None = None,
-    with_found: bool = False,
+    folder: InputFolder, negative: Negative | None, filters: Filters | None = None, with_found: bool = False,
 ) -> tuple[Examples, dict[str, int]]:
     """The usable documents of a generated-queries folder, and counts of what was left out and why.
 
     Left out: rows with an error or an empty query; rows of a relevance other than 1 and 0 (0 too, unless `negative` is
-    "generated"); positives that find their document on no place up to `round_trip`, negatives that do up to `negative_round_trip`;
-    then documents without a positive, or without a negative of their own where one is asked for ("other_document" is
-    chosen batch by batch, in `Batches`). A pair of the same words (but for case and white space) keeps its positive and loses its
+    "generated"); what `filters` leave out; then documents without a positive, or without a negative of their own where one is asked
+    for ("other_document" is chosen batch by batch, in `Batches`), unless negatives have to be verified: then a document without one
+    keeps its positive. A pair of the same words (but for case and white space) keeps its positive and loses its
     negative. The rows are looked at some at a time; what is kept of each are hashes."""
-    columns = [*QUERY_COLUMNS, "rank"] if round_trip or negative_round_trip else QUERY_COLUMNS
+    filters = filters or Filters()
+    columns = [*QUERY_COLUMNS, *filters.columns]
     rows = pl.concat([_hashed(first, table) for first, table in in_order(folder, columns)] or [_hashed(0, folder.read().slice(0, 0))])
-    rows = rows.with_columns(
-        lost=pl.lit(round_trip is not None) & (pl.col("relevance") == 1) & ~(pl.col("rank") <= (round_trip or 0)).fill_null(False),
-        true=pl.lit(negative_round_trip is not None) & (pl.col("relevance") == 0)
-        & (pl.col("rank") <= (negative_round_trip or 0)).fill_null(False))
-    usable = rows.filter("sound", "filled", ~pl.col("lost"), ~pl.col("true"))
+    rows = filters.sort_out(rows)
+    usable = rows.filter("sound", "filled", ~pl.any_horizontal("not_found", "low_ratio", "found", "not_verified"))
     positives = _side(usable, 1.0, "positive")
     negatives = _next_positive(positives) if negative == "second_positive" else _side(usable, 0.0, "negative")
     of_its_own = negative in ("generated", "second_positive")
-    paired = positives.join(negatives, on=["document", "k"], how="inner" if of_its_own else "left")
+    needed = of_its_own and (filters.unverified is None or negative == "second_positive")
+    paired = positives.join(negatives, on=["document", "k"], how="inner" if needed else "left")
     pairs = paired.with_columns(same=pl.col("positive_words") == pl.col("negative_words")).sort("document", "k")
     if not of_its_own:
         pairs = pairs.with_columns(negative=pl.lit(None, pl.UInt32), same=pl.lit(False))
@@ -139,8 +180,7 @@ def read_examples(
         "rows": rows.height,
         "rows_with_error": rows.select((~pl.col("sound")).sum()).item(),
         "rows_with_empty_query": rows.select((pl.col("sound") & ~pl.col("filled")).sum()).item(),
-        "positives_not_found": rows.filter("sound", "filled", "lost").height,
-        "negatives_found": rows.filter("sound", "filled", "true").height,
+        **{said: rows.filter("sound", "filled", why).height for said, why in _COUNTED.items()},
         "rows_of_other_relevance": rows.select((~pl.col("relevance").is_in([0.0, 1.0])).sum()).item(),
         "documents": written,
         "documents_without_positive": written - positives["document"].n_unique(),
@@ -153,17 +193,18 @@ def read_examples(
 
 
 def _hashed(first: int, table: pa.Table) -> pl.DataFrame:
-    """Of some rows of a queries folder: row (its number), document and words (hashes), relevance, sample, sound, filled, rank."""
+    """Of some rows of a queries folder: row (its number), document and words (hashes), relevance, sample, sound, filled, rank, ratio."""
     words = pl.col("query").fill_null("").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
-    rank = pl.col("rank") if "rank" in table.column_names else pl.lit(None, pl.Int32).alias("rank")
+    rank, ratio = (pl.col(name) if name in table.column_names else pl.lit(None, dtype).alias(name)
+                   for name, dtype in (("rank", pl.Int32), ("ratio", pl.Float32)))
     return pl.DataFrame(pl.from_arrow(table)).select(
-        rank, (pl.int_range(pl.len()) + first).cast(pl.UInt32).alias("row"), pl.col("doc_id").hash().alias("document"),
+        rank, ratio, (pl.int_range(pl.len()) + first).cast(pl.UInt32).alias("row"), pl.col("doc_id").hash().alias("document"),
         words.hash().alias("words"), "relevance", "sample", pl.col("error").is_null().alias("sound"), (words != "").alias("filled"))
 
 
 def _side(usable: pl.DataFrame, relevance: float, name: str) -> pl.DataFrame:
-    """The queries of one relevance, numbered within their document: document, k, `name` (row), `name`_words."""
-    side = usable.filter(pl.col("relevance") == relevance).sort("document", "sample")
+    """The queries of one side, numbered within their document: document, k, `name` (row), `name`_words."""
+    side = usable.filter(pl.col("side") == relevance).sort("document", "turned", "sample")
     return side.select("document", pl.int_range(pl.len()).over("document").alias("k"), pl.col("row").alias(name),
                        pl.col("words").alias(f"{name}_words"))
 

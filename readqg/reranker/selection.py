@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from readqg.corpus import Documents
 from readqg.errors import InputError
+from readqg.fusion import best_weight
 from readqg.places import Place, place_of
 from readqg.retrieval import bm25_run
 from readqg.runs import ranked
@@ -37,11 +38,13 @@ _COLLAPSED_SHARE = 0.01  # of the start's spread: below it, scores no longer tel
 @dataclass(frozen=True)
 class HeldOut:
     """Held-out documents as queries to rank. `pairs`: (query, document text), all candidates of the first query, then of the
-    next; `candidates[i]`: the candidates' ids of query i; `doc_ids[i]`: the document it was generated from."""
+    next; `candidates[i]`: the candidates' ids of query i; `doc_ids[i]`: the document it was generated from; `first[i]`: BM25's scores of
+    the candidates, where they are known."""
 
     doc_ids: list[str]
     candidates: list[list[str]]
     pairs: list[tuple[str, str]]
+    first: list[np.ndarray] = field(default_factory=list)
 
     @classmethod
     def search(cls, queries: Mapping[str, str], documents: Documents) -> HeldOut:
@@ -54,7 +57,9 @@ class HeldOut:
             (query, text)
             for query, ids in zip(queries.values(), candidates, strict=True) for text in documents.texts(ids)
         ]
-        return cls(list(queries), candidates, pairs)
+        first = [np.array([run[name].get(doc_id, min(run[name].values(), default=0.0)) for doc_id in ids])
+                 for name, ids in zip(names, candidates, strict=True)]
+        return cls(list(queries), candidates, pairs, first)
 
     def judge(self, logits: np.ndarray) -> Validation:
         """`logits`: one a pair of `pairs`. A logit that is not finite ranks last, and is counted."""
@@ -68,18 +73,26 @@ class HeldOut:
             ndcg[source] = 0.0 if lost or rank > _CUTOFF else 1 / math.log2(1 + rank)
             spreads.append(float(np.std(own[np.isfinite(own)])) if np.isfinite(own).any() else 0.0)
             start += len(ids)
-        return Validation(ndcg, float(np.mean(spreads)), int((~finite).sum()))
+        return Validation(ndcg, float(np.mean(spreads)), int((~finite).sum()), self._fusion_weight(logits) if finite.all() else None)
+
+    def _fusion_weight(self, logits: np.ndarray) -> float | None:
+        if not self.first:
+            return None
+        scores = np.split(logits, np.cumsum([len(ids) for ids in self.candidates])[:-1])
+        sources = [ids.index(source) for source, ids in zip(self.doc_ids, self.candidates, strict=True)]
+        return best_weight(scores, self.first, sources)
 
 
 @dataclass(frozen=True)
 class Validation:
     """What a model makes of the held-out documents. `ndcg`: doc_id -> nDCG@10 of that document for its own query;
     `spread`: standard deviation of the logits within a query's candidates, a mean over queries; `not_finite`: logits that
-    were NaN or infinite."""
+    were NaN or infinite; `fusion_weight`: the weight of BM25 beside the model that is best for these documents, all of them."""
 
     ndcg: dict[str, float]
     spread: float
     not_finite: int
+    fusion_weight: float | None = None
 
     @property
     def score(self) -> float:
@@ -96,11 +109,11 @@ class Validation:
 
     def to_log(self) -> dict[str, Any]:
         """JSON-able; `score` is what the best weights are chosen by."""
-        return {"score": self.choice_score, **asdict(self)}
+        return {"score": self.choice_score, **{name: value for name, value in asdict(self).items() if value is not None}}
 
     @classmethod
     def from_log(cls, metrics: Mapping[str, Any]) -> Validation:
-        return cls(dict(metrics["ndcg"]), float(metrics["spread"]), int(metrics["not_finite"]))
+        return cls(dict(metrics["ndcg"]), float(metrics["spread"]), int(metrics["not_finite"]), metrics.get("fusion_weight"))
 
 
 @dataclass(frozen=True)
@@ -151,8 +164,18 @@ def announce(folder: str | Place) -> dict[str, Any]:
 
 
 def verdict_from_log(lines: Sequence[Mapping[str, Any]]) -> Verdict:
-    """The verdict on a whole training log: the validation before the first step against the best one after it (of equal
-    ones the last, as the training loop keeps them). Raises `InputError` where the start was not validated."""
+    """The verdict on a whole training log. Raises `InputError` where the start was not validated."""
+    before, best, number = best_validation(lines)
+    if number < 2:
+        return guard(before, best, number)
+    # Judged where it was chosen, even a useless training would look like a gain.
+    judging = before.ndcg.keys() - _for_choosing(before.ndcg) or before.ndcg.keys()
+    return guard(before.only(judging), best.only(judging), number)
+
+
+def best_validation(lines: Sequence[Mapping[str, Any]]) -> tuple[Validation, Validation, int]:
+    """Of a training log: the validation before the first step, the best one after it (of equal ones the last, as the training loop
+    keeps them; where there is none, the first again), and how many it is the best of. Raises `InputError` as `verdict_from_log` does."""
     validations = [(line["step"], Validation.from_log(line["validation"])) for line in lines if "validation" in line]
     before = [v for step, v in validations if step == 0]
     after = [v for step, v in validations if step > 0]
@@ -160,11 +183,7 @@ def verdict_from_log(lines: Sequence[Mapping[str, Any]]) -> Verdict:
         raise InputError("The training log has no validation of the start (step 0), so there is nothing to compare with. "
                          "Delete the folder and train again.")
     best = max(reversed(after), key=lambda v: v.choice_score) if after else before[0]
-    if len(after) < 2:
-        return guard(before[0], best, len(after))
-    # Judged where it was chosen, even a useless training would look like a gain.
-    judging = before[0].ndcg.keys() - _for_choosing(before[0].ndcg) or before[0].ndcg.keys()
-    return guard(before[0].only(judging), best.only(judging), len(after))
+    return before[0], best, len(after)
 
 
 def guard(before: Validation, after: Validation, chosen_among: int = 1, seed: int = 0) -> Verdict:

@@ -6,7 +6,8 @@ pair of Eq. 6. So a batch costs 3 B pairs with gradient rather than B x B, and i
 on the full matrix. Of several workers each takes a share of the queries, against all documents of the batch.
 
 With `mined` documents there is no search: a query's other documents are drawn from those that BM25 finds for it, and the second
-mean of Eq. 5 runs over all of them.
+mean of Eq. 5 runs over all of them. `replay` puts pairs of another collection among them, and `w_anchor` holds the scores of all these
+pairs near those of a frozen copy of the start.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ from readqg.corpus import Documents
 from readqg.crossencoder import load_model
 from readqg.errors import InputError
 from readqg.reranker import card
-from readqg.reranker.losses import bce_loss, hardest_documents, margin_ranking_loss
-from readqg.reranker.sampling import LEFT_OUT, QUERY_COLUMNS, ROUND_TRIP_COLUMNS, Batches, Triple, read_examples
+from readqg.reranker.losses import anchor_loss, bce_loss, hardest_documents, margin_ranking_loss
+from readqg.reranker.replay import Replay
+from readqg.reranker.sampling import LEFT_OUT, QUERY_COLUMNS, RATIO_COLUMNS, ROUND_TRIP_COLUMNS, Batches, Filters, Triple, read_examples
 from readqg.reranker.scoring import TrainingScorer, keep_head_in_float32
 from readqg.reranker.selection import HeldOut, Validation, has_collapsed, verdict_from_log
 from readqg.shards import InputFolder, open_input, stable_hash
@@ -40,30 +42,28 @@ from readqg.workers import ALONE, Workers
 
 log = logging.getLogger("readqg")
 
-_ON_WORKER = ("_placement", "_scorer", "_held_out")
+_ON_WORKER = ("_placement", "_scorer", "_held_out", "_frozen")
 
 
 @dataclass(frozen=True)
 class Batch:
     """A worker's b of the B documents of a batch, its pairs tokenised: document i here is document `first` + i of the batch. Row
     i * columns + j of `encoded` is (q_i, j-th of its documents); row b * columns + e is the pair of Eq. 6 of the e-th document that
-    has one, `negatives[e]`.
+    has one, `negatives[e]`; last come 1 + n rows for each of this worker's `replayed` documents, the positive pair first.
 
     The documents of a query are the batch's, its own at column `first` + i; or, `mined`, its own and then the mined ones."""
 
     number: int
+    own: int
+    """b."""
     columns: int
     first: int
     mined: bool
     negatives: list[int]
+    replayed: int
     encoded: EncodedPairs
     duplicates: int
     """Documents whose text or positive query is another's in the batch too: for these, k(i) may be a false negative."""
-
-    @property
-    def own(self) -> int:
-        """b."""
-        return (len(self.encoded.input_ids) - len(self.negatives)) // self.columns
 
     def row(self, i: int, column: int) -> int:
         return i * self.columns + column
@@ -72,6 +72,13 @@ class Batch:
     def own_rows(self) -> list[int]:
         """Of (q_i, d_i)."""
         return [self.row(i, 0 if self.mined else self.first + i) for i in range(self.own)]
+
+    def replayed_rows(self) -> tuple[list[int], list[int]]:
+        """Of the positive pairs, and of the negative ones, document by document."""
+        start, stop = self.own * self.columns + len(self.negatives), len(self.encoded.input_ids)
+        width = (stop - start) // self.replayed if self.replayed else 1
+        positive = range(start, stop, width)
+        return list(positive), [row for row in range(start, stop) if row not in positive]
 
 
 class RerankerTraining(TrainStage):
@@ -90,13 +97,13 @@ class RerankerTraining(TrainStage):
         self._start = str(Path(config.start).absolute()) if Path(config.start).is_dir() else config.start
         self._models = {"start": models.fingerprint(config.start)}
         examples, self.counts = read_examples(
-            self.queries, config.negative if config.w_mr > 0 else None, config.round_trip, config.negative_round_trip,
-            with_found=config.mined > 0)
+            self.queries, config.negative if config.w_mr > 0 else None, Filters.of(config), with_found=config.mined > 0)
         self._check(doc_id for _, doc_id in examples.doc_ids())
         trained, self._held_out_examples = examples.split(config.held_out_share, config.held_out_max)
         self.counts |= {"documents_trained": len(trained), "documents_held_out": len(self._held_out_examples)}
         others = config.w_mr > 0 and config.negative == "other_document"
-        self.batches = Batches(trained, config.batch, config.seed, fixed=config.search == "cached", others=others)
+        self.replay = Replay(config.replay, config.replayed, max(1, config.mined), config.seed) if config.replay else None
+        self.batches = Batches(trained, config.batch - config.replayed, config.seed, fixed=config.search == "cached", others=others)
         self.most_workers = self.batches.size
         self._accumulation = config.train.accumulation
         self.steps = -(-self.batches.per_epoch * config.epochs // self._accumulation)
@@ -114,7 +121,8 @@ class RerankerTraining(TrainStage):
                         self.counts["documents"], ", ".join(left_out))
 
     def inputs(self) -> dict[str, str]:
-        return {"queries": self.queries.fingerprint, "documents": self.documents.fingerprint}
+        replay = {"replay": self.replay.fingerprint} if self.replay else {}
+        return {"queries": self.queries.fingerprint, "documents": self.documents.fingerprint, **replay}
 
     def models(self) -> dict[str, str]:
         return self._models
@@ -141,9 +149,14 @@ class RerankerTraining(TrainStage):
 
     def build(self) -> Any:
         """The start, in float32, in training mode."""
+        if self.config.w_anchor:  # here and not when it is first asked for: loading may draw random numbers
+            self._frozen = self._load().requires_grad_(False)
+        return self._load().train()
+
+    def _load(self) -> Any:
         model = load_model(models.resolve(self._start), self._placement[0])
         keep_head_in_float32(model)
-        return model.train()
+        return model
 
     def batch(self, number: int, workers: Workers = ALONE) -> Batch:
         triples = self.batches.triples(number)
@@ -160,7 +173,10 @@ class RerankerTraining(TrainStage):
         negatives = [i for i, t in enumerate(mine) if t.negative is not None]
         pairs += [self._negative_pair(mine[i], texts[first + i]) for i in negatives]
         columns = 1 + per_query if per_query else len(triples)
-        return Batch(number, columns, first, per_query > 0, negatives, self._scorer.tokenize(pairs), _duplicates(triples, texts))
+        replayed = workers.mine(self.replay.batch(number)) if self.replay else []
+        pairs += chain.from_iterable(replayed)
+        encoded = self._scorer.tokenize(pairs)
+        return Batch(number, len(mine), columns, first, per_query > 0, negatives, len(replayed), encoded, _duplicates(triples, texts))
 
     def _mined(self, triple: Triple, triples: list[Triple], number: int) -> list[str]:
         """Ids of the mined documents of a query. Where BM25 finds too few, others of the batch stand in; of a batch too small for
@@ -180,15 +196,14 @@ class RerankerTraining(TrainStage):
         return (triple.positive, negative) if self.config.negative_pair == "query_query" else (negative, text)
 
     def loss(self, model: Any, batch: Batch, workers: Workers = ALONE) -> tuple[torch.Tensor, dict[str, float]]:
-        """L_bce + w_mr * L_mr. Documents without a negative are left out of the mean of L_mr."""
-        b = batch.own
-        other_rows = self._other_rows(model, batch, workers)
-        negative_rows = [batch.row(b, e) for e in range(len(batch.negatives))]
-        rows = batch.own_rows + other_rows + negative_rows
-        own, others, negative = self._scorer.with_gradient(model, batch.encoded, rows, workers).split(
-            [b, len(other_rows), len(negative_rows)])
+        """L_bce + w_mr * L_mr + w_anchor * L_anchor. Documents without a negative are left out of the mean of L_mr."""
+        replayed, replayed_others = batch.replayed_rows()
+        own_rows, other_rows = batch.own_rows + replayed, self._other_rows(model, batch, workers) + replayed_others
+        negative_rows = [batch.row(batch.own, e) for e in range(len(batch.negatives))]
+        scores = self._scorer.with_gradient(model, batch.encoded, own_rows + other_rows + negative_rows, workers)
+        own, others, negative = scores.split([len(own_rows), len(other_rows), len(negative_rows)])
         beside, negative = workers.gather(torch.stack([own[batch.negatives], negative], dim=1)).unbind(1)
-        own, others = workers.gather(torch.cat([own[:, None], others.view(b, -1)], dim=1)).tensor_split([1], dim=1)
+        own, others = self._beside(own, others, workers)
         loss = bce = bce_loss(own, others)
         measured = {"bce": bce, "own_score": own.mean(), "hardest_score": others.amax(1).mean(),
                     "accuracy": (own > others).all(1).float().mean()}
@@ -196,8 +211,20 @@ class RerankerTraining(TrainStage):
             mr = margin_ranking_loss(beside, negative, self.config.margin, self.config.sign, self.config.activation)
             loss = bce + self.config.w_mr * mr
             measured |= {"mr": mr, "negative_score": negative.mean(), "negative_accuracy": (beside > negative).float().mean()}
+        if self.config.w_anchor:
+            before = torch.from_numpy(self._scorer.without_gradient(self._frozen, batch.encoded, own_rows + other_rows)).to(own.device)
+            own_before, others_before = self._beside(before[:len(own_rows)], before[len(own_rows):], workers)
+            anchor = anchor_loss(own, others, own_before, others_before)
+            loss = loss + self.config.w_anchor * anchor
+            measured |= {"anchor": anchor}
         values = torch.stack([value.detach() for value in measured.values()]).tolist()
         return loss, {**dict(zip(measured, values, strict=True)), "duplicates": float(batch.duplicates)}
+
+    @staticmethod
+    def _beside(own: torch.Tensor, others: torch.Tensor, workers: Workers) -> tuple[torch.Tensor, torch.Tensor]:
+        """The scores of all workers: (B, 1), and (B, n) of the other pairs of each."""
+        gathered = workers.gather(torch.cat([own[:, None], others.view(len(own), -1)], dim=1))
+        return gathered[:, :1], gathered[:, 1:]
 
     def _other_rows(self, model: Any, batch: Batch, workers: Workers) -> list[int]:
         """Rows of the other documents of Eq. 5, query by query, as many for each."""
@@ -262,15 +289,21 @@ class RerankerTraining(TrainStage):
 
 
 def open_queries(config: TrainRerankerConfig) -> InputFolder:
-    """Raises `InputError` where it is no folder of generated queries, or lacks the round trip that the settings ask for."""
-    if not config.needs_round_trip:
-        return open_input(config.queries, QUERY_COLUMNS)
-    try:
-        return open_input(config.queries, (*QUERY_COLUMNS, *ROUND_TRIP_COLUMNS))
-    except InputError as error:
-        raise InputError(
-            f"{error}\nround_trip, negative_round_trip and mined need queries that were asked back of the corpus: give the output of "
-            f"`readqg round-trip --queries {config.queries} --documents {config.documents} --out OUT`.") from error
+    """Raises `InputError` where it is no folder of generated queries, or lacks the round trip or ratio that the settings ask for."""
+    columns: tuple[str, ...] = QUERY_COLUMNS
+    for needed, more, command, asking in (
+        (config.needs_round_trip, ROUND_TRIP_COLUMNS, "round-trip", "round_trip, negative_round_trip and mined need queries that were "
+         "asked back of the corpus"),
+        (config.needs_ratio, RATIO_COLUMNS, "ratio", "ratio_min and unverified need the likelihood ratio of the queries"),
+    ):
+        if needed:
+            columns += more
+            try:
+                open_input(config.queries, columns)
+            except InputError as error:
+                raise InputError(f"{error}\n{asking}: give the output of `readqg {command} --queries {config.queries} --documents "
+                                 f"{config.documents} --out OUT`.") from error
+    return open_input(config.queries, columns)
 
 
 def _duplicates(triples: list[Triple], texts: list[str]) -> int:

@@ -20,8 +20,8 @@ from readqg import devices
 from readqg.config import GenerateSettings, TrainGeneratorConfig, TuneGeneratorConfig, make
 from readqg.errors import ConfigError
 from readqg.generator.decoding import QueryWriter
-from readqg.generator.losses import IGNORED
-from readqg.generator.model import Generator, padded
+from readqg.generator.model import Generator
+from readqg.generator.ratio import log_ratios
 from readqg.generator.training import GeneratorTraining
 from readqg.tuning.loop import train
 from readqg.tuning.search import Rung, Search, Values, rung_steps
@@ -79,7 +79,8 @@ class GeneratorSearch(Search):
         held_out = stage.pairs.read(stage.pairs.held_out)
         for row in held_out:
             queries = [*row["positives"], *row["negatives"]]
-            found = log_ratios(model, row["text"], [q["query"] for q in queries], c.generator.document_tokens, c.generator.query_tokens)
+            found = log_ratios(
+                model, [row["text"]], [[q["query"] for q in queries]], c.generator.document_tokens, c.generator.query_tokens)[0]
             scores = [float(q["score"]) for q in queries]
             ratios += found
             teacher += scores
@@ -105,18 +106,6 @@ class GeneratorSearch(Search):
 
     def winner(self, values: Values, folder: Path) -> dict[str, Any]:
         return {"prompts": str(folder / "model"), "backbone": self.config.backbone}
-
-
-def log_ratios(model: Generator, text: str, queries: list[str], document_tokens: int, query_tokens: int) -> list[float]:
-    """S(q | d, 1) - S(q | d, 0) of every query under one passage, in nats."""
-    ids = model.document_ids(text, document_tokens)
-    document_ids, mask = padded([ids] * len(_RELEVANCES), 0)
-    encoded = model.encode(document_ids, mask, torch.tensor(_RELEVANCES))
-    labels, _ = padded([model.target_ids(q, query_tokens) for q in queries], IGNORED)
-    index = torch.arange(len(_RELEVANCES)).repeat_interleave(len(queries))
-    sums = model.token_log_likelihoods(encoded, index, labels.repeat(len(_RELEVANCES), 1)).double().sum(-1)
-    relevant, irrelevant = sums.chunk(2)
-    return [float(value) for value in (relevant - irrelevant).detach().cpu()]
 
 
 def _spearman(a: list[float], b: list[float]) -> float:

@@ -167,3 +167,20 @@ def test_the_cached_search_goes_on_as_if_unbroken(inputs: Path, tmp_path: Path) 
     whole = trained("reranker", inputs, tmp_path / "a" / "out", 12, True, train=often, search="cached")
     broken = trained("reranker", inputs, tmp_path / "b" / "out", 12, True, (7,), train=often, search="cached")
     assert (whole / FILES["reranker"]).read_bytes() == (broken / FILES["reranker"]).read_bytes()
+
+
+def test_anchored_and_with_replay_it_goes_on_as_if_unbroken(inputs: Path, tmp_path: Path) -> None:
+    settings = {"w_anchor": 1.0, "replay": str(inputs / "pairs"), "batch": 6, "train": {"checkpoint_steps": 4}}
+    whole = trained("reranker", inputs, tmp_path / "a" / "out", 12, True, **settings)
+    broken = trained("reranker", inputs, tmp_path / "b" / "out", 12, True, (7,), **settings)
+    assert (whole / FILES["reranker"]).read_bytes() == (broken / FILES["reranker"]).read_bytes()
+    assert losses(whole) == losses(broken)
+
+
+def test_two_workers_equal_one_anchored_and_with_replay(inputs: Path, tmp_path: Path) -> None:
+    found = {}
+    for workers in (1, 2):
+        trained("reranker", inputs, tmp_path / str(workers), 12, False, w_anchor=1.0, replay=str(inputs / "pairs"), batch=6,
+                compute={**HERE, "workers": workers}, train={"optimizer": "sgd"})
+        found[workers] = load_file(tmp_path / str(workers) / FILES["reranker"])
+    assert max((found[1][name] - found[2][name]).abs().max() for name in found[1]) < 1e-6

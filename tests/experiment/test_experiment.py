@@ -11,6 +11,8 @@ from readqg import api
 from readqg.config import ExperimentConfig
 from readqg.experiment import results
 from readqg.experiment.matrix import read_matrix
+from tests.builders import tiny_bi_encoder
+from tests.generator.pairs import pair_row, write_pairs
 from tests.test_pipeline import place  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.slow
@@ -64,6 +66,40 @@ def test_cells_are_done_once_share_what_they_can_and_go_on(place, tmp_path, ray_
     before = (out / "tables.md").read_bytes()
     assert api.experiment(ExperimentConfig(file=str(path), out=str(out), tables_only=True))["done"] == 3
     assert (out / "tables.md").read_bytes() == before
+
+
+@pytest.mark.timeout(900)
+def test_every_switch_at_once_and_the_baseline(place, tmp_path, ray_here):  # noqa: F811
+    pairs = str(write_pairs(tmp_path / "pairs", [pair_row(i, 2, 3) for i in range(6)]))
+    encoder = str(tiny_bi_encoder(tmp_path / "encoder"))
+    (tmp_path / "real.txt").write_text("wing flow\nwhat is heat\n")
+    values = yaml.safe_load(write(place, tmp_path, ("off",)).read_text())
+    values["recipes"] = {
+        "all": {"run": {
+            "max_documents": 20, "sampling": "coverage", "coverage": {"encoder": encoder}, "queries_like": str(tmp_path / "real.txt"),
+            "generate": {"relevances": [1.0, 0.0], "samples": 2}, "rank": {"passages": "max", "passage_tokens": 16, "passage_stride": 8},
+            "fusion": {"weight": "learned"},
+            "reranker": {"w_anchor": 1.0, "replay": pairs, "ratio_min": -1e9, "negative_round_trip": 10, "unverified": "drop",
+                         "mined": 2}}},
+        "mined": {"trainer": "sentence_transformers", "mining": {"encoder": encoder, "negatives": 2, "range_max": 8, "batch": 8},
+                  "run": {"reranker": {"w_mr": 0}, "fusion": {"weight": "learned"}}},
+    }
+    (tmp_path / "matrix.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    out = tmp_path / "out"
+    assert api.experiment(ExperimentConfig(file=str(tmp_path / "matrix.yaml"), out=str(out)))["done"] == 2
+    folders = {p.name.split("-")[0]: p for p in (out / "shared/small").iterdir() if p.is_dir()}
+    assert {"chosen", "queries", "select", "round", "ratio", "reranker", "baseline", "fused"} <= folders.keys()
+    rows = pq.read_table(folders["ratio"]).to_pylist()
+    assert rows[0].keys() >= {"rank", "found", "ratio"} and len({row["doc_id"] for row in rows}) == 20
+    assert len({(row["doc_id"], row["relevance"]) for row in rows}) == len(rows)
+    log = [json.loads(line) for line in (folders["reranker"] / "training_log.jsonl").read_text().splitlines()]
+    assert all("anchor" in line for line in log if "loss" in line)
+    assert json.loads((folders["reranker"] / "readqg.json").read_text())["fusion_weight"] >= 0
+    facts = json.loads((out / "cells/small/all/0/facts.json").read_text())
+    assert {"coverage", "select", "round-trip", "ratio", "train"} <= facts["seconds"].keys()
+    assert json.loads((out / "cells/small/mined/0/facts.json").read_text())["guard"]["use"] in ("start", "tuned")
+    made = inodes(out)
+    assert api.experiment(ExperimentConfig(file=str(tmp_path / "matrix.yaml"), out=str(out)))["done"] == 2 and inodes(out) == made
 
 
 def test_a_table_of_a_part_gives_no_means_of_other_collections(place, tmp_path):  # noqa: F811

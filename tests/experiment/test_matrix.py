@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from readqg import cli
 from readqg.errors import ConfigError
 from readqg.experiment.matrix import cells_of, read_matrix
+from readqg.shards import fingerprint
 
 EXPERIMENTS = Path(__file__).parents[2] / "jobs" / "experiments"
 
@@ -42,6 +44,7 @@ def test_a_seed_varies_what_it_is_told_to(tmp_path):
     ({"recipes": {"odd": {"run": {"corpus": "x"}}}}, "a/odd: corpus cannot be set"),
     ({"recipes": {"../odd": {}}}, "names are file names too"),
     ({"recipes": {}}, "recipes"),
+    ({"recipes": {"odd": {"average": 0.5, "run": {"fusion": {"weight": "learned"}}}}}, "a/odd: fusion.weight is learned in training"),
     ({"collections": {"a": {"sauce": "sample"}}}, "collections.a.sauce"),
 ])
 def test_a_fault_is_named_before_anything_is_run(tmp_path, changes, said):
@@ -65,3 +68,26 @@ def test_a_file_that_is_no_matrix_is_refused(tmp_path):
 def test_the_experiments_that_come_along_resolve(path):
     matrix = read_matrix(str(path))
     assert len(list(cells_of(matrix))) == len(matrix.seeds) * len(matrix.collections) * len(matrix.recipes)
+
+
+def test_a_dry_run_lists_the_cells_and_remains_a_config(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["experiment", str(EXPERIMENTS / "table5.yaml"), "--out", "x", "--dry-run"])
+    out = capsys.readouterr().out
+    assert stop.value.code == 0 and yaml.safe_load(out)["out"] == "x"
+    assert "# nfcorpus/readqg/0\n" in out and out.count("# ") == 5 * 3 * 17
+
+
+def test_a_dry_run_of_a_faulty_matrix_fails(tmp_path, capsys):
+    path = tmp_path / "x.yaml"
+    path.write_text("title: t\ncollections: {a: {}}\nrecipes: {odd: {trainer: ours}}\n")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["experiment", str(path), "--out", "x", "--dry-run"])
+    assert stop.value.code == 1 and "recipes.odd.trainer" in capsys.readouterr().err
+
+
+def test_what_a_recipe_names_or_how_it_trains_is_another_cell(tmp_path):
+    every = {"base": {}, "mined": {"trainer": "sentence_transformers"}, "replay": {"run": {"reranker": {"replay": "a"}}},
+             "other": {"run": {"reranker": {"replay": "b"}}}, "like": {"run": {"queries_like": "a", "generate": {"samples": 2}}}}
+    cells = [cell for cell in cells_of(matrix(tmp_path, recipes=every, seeds=[0])) if cell.collection == "a"]
+    assert len({fingerprint(cell.identity) for cell in cells}) == len(every)

@@ -83,3 +83,16 @@ def test_the_card_says_what_the_guard_says(saved):
     assert f"| documents trained | {stage.counts['documents_trained']} |" in card
     assert "base_model" not in card  # a folder's path is no name on the hub
     assert card.startswith("---\nlibrary_name: sentence-transformers\n")
+
+
+def test_the_folder_carries_the_weight_of_bm25_learned_on_the_held_out_documents(saved):
+    from readqg.fusion import best_weight, learned_weight
+
+    stage, model, folder = saved
+    held_out, encoded = stage._held_out
+    logits = stage._scorer.without_gradient(model, encoded, range(len(held_out.pairs)))
+    scores = np.split(logits, np.cumsum([len(ids) for ids in held_out.candidates])[:-1])
+    sources = [ids.index(source) for source, ids in zip(held_out.doc_ids, held_out.candidates, strict=True)]
+    assert [len(first) for first in held_out.first] == [len(ids) for ids in held_out.candidates]
+    assert learned_weight(folder) == best_weight(scores, held_out.first, sources)
+    assert json.loads((folder / "readqg.json").read_text())["held_out_documents"] == len(held_out.doc_ids)

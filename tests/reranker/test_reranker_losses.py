@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from readqg.reranker.losses import bce_loss, hardest_documents, in_batch_bce_loss, margin_ranking_loss
+from readqg.reranker.losses import anchor_loss, bce_loss, hardest_documents, in_batch_bce_loss, margin_ranking_loss
 
 # Query 0 scores its own document 0 and the other log 3; query 1 the other way round.
 SCORES = torch.tensor([[0.0, math.log(3)], [math.log(3), 0.0]], dtype=torch.float64)
@@ -76,3 +76,29 @@ def test_losses_equal_the_reference(losses):
         sign, activation = key.split(", ")
         loss = margin_ranking_loss(scores.diagonal(), query_query, found["ranking_margin"], sign, activation)
         assert loss.item() == pytest.approx(value, abs=1e-6), key
+
+
+def test_the_anchor_by_hand():
+    own, others = torch.tensor([[math.log(3)]]), torch.tensor([[0.0, -math.log(3)]])  # sigmoids 3/4; 1/2, 1/4
+    start = torch.tensor([[0.0]]), torch.tensor([[0.0, 0.0]])
+    expected = 0.5 * (0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)) + 0.5 * 0.5 * (
+        0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75))
+    assert anchor_loss(own, others, *start).item() == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(st.floats(-30, 30), st.floats(-30, 30)), min_size=1, max_size=6))
+def test_the_anchor_is_least_and_0_at_the_start(rows):
+    logits, start = (torch.tensor(side, dtype=torch.float64)[:, None] for side in zip(*rows, strict=True))
+    assert anchor_loss(logits, logits, start, start).item() >= -1e-12
+    assert anchor_loss(start, start, start, start).item() == pytest.approx(0.0, abs=1e-12)
+
+
+@given(st.floats(0.1, 5.0), st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=1, max_size=6))
+def test_with_the_anchor_eq_5_has_the_gradient_of_softened_labels(weight, rows):
+    logits, start = (torch.tensor(side, dtype=torch.float64) for side in zip(*rows, strict=True))
+    own, others = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    (bce_loss(own, others) + weight * anchor_loss(own, others, start, start)).backward()
+    for side, label in ((own, 1.0), (others, 0.0)):
+        soft = (label + weight * torch.sigmoid(start)) / (1 + weight)
+        expected = (1 + weight) * 0.5 * (torch.sigmoid(logits) - soft) / len(logits)
+        torch.testing.assert_close(side.grad, expected)

@@ -41,7 +41,8 @@ def test_rows_with_an_error_or_an_empty_query_are_left_out_and_counted(tmp_path)
     assert _triples(examples)["d4"] == Triple("d4", "q4", "n4")
     assert counts == {
         "rows": 9, "rows_with_error": 1, "rows_with_empty_query": 1, "rows_of_other_relevance": 1,
-        "positives_not_found": 0, "negatives_found": 0, "documents": 4,
+        "positives_not_found": 0, "positives_of_low_ratio": 0, "negatives_found": 0, "negatives_not_verified": 0,
+        "negatives_used_as_positives": 0, "documents": 4,
         "documents_without_positive": 1, "documents_without_negative": 1, "documents_usable": 2, "identical_pairs": 0,
         "repeated_positives": 0,
     }

@@ -9,8 +9,9 @@ import yaml
 
 from readqg import config as c
 from readqg.errors import ConfigError
+from readqg.generator.ratio import log_ratios
 from readqg.tuning import table
-from readqg.tuning.generator import GeneratorSearch, log_ratios
+from readqg.tuning.generator import GeneratorSearch
 from readqg.tuning.pipeline import PipelineSearch
 from readqg.tuning.reranker import RerankerSearch
 from readqg.tuning.search import Range, Trial, best, ranges, rung_steps, trials
@@ -53,7 +54,7 @@ def test_the_score_is_the_rank_correlation_of_the_likelihood_ratio_with_the_teac
     model = stage.build().eval()
     row = stage.pairs.read(stage.pairs.held_out)[0]
     queries = [q["query"] for q in row["positives"] + row["negatives"]]
-    found = log_ratios(model, row["text"], queries, 32, 12)
+    found = log_ratios(model, [row["text"]], [queries], 32, 12)[0]
     one, zero = (
         model.log_likelihoods([row["text"]] * 4, [r] * 4, queries, document_tokens=32, query_tokens=12).tolist() for r in (1.0, 0.0))
     assert found == pytest.approx([a - b for a, b in zip(one, zero, strict=True)], abs=1e-3)

@@ -1,0 +1,94 @@
+"""What sentence-transformers does with the same queries, to compare with: hard negatives that a bi-encoder mines, binary cross-entropy.
+
+The positive queries that pass the filters are those of our training, of the same documents; the same documents are held out, and judge
+the outcome. Needs `datasets` and `accelerate`, and runs in this process.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import torch
+from sentence_transformers import CrossEncoder
+from torch import nn
+from transformers import set_seed
+
+from readqg import devices, models
+from readqg.config import MiningSettings, TrainRerankerConfig, identity
+from readqg.corpus import Documents
+from readqg.crossencoder import CrossEncoderScorer
+from readqg.errors import ConfigError
+from readqg.evaluation.encoder import BiEncoder
+from readqg.fusion import write_weights
+from readqg.reranker.card import write_model
+from readqg.reranker.sampling import Examples, Filters, read_examples
+from readqg.reranker.selection import HeldOut, guard
+from readqg.reranker.training import open_queries
+from readqg.shards import OutputFolder
+from readqg.tokenizing import load_tokenizer
+
+
+def train_baseline(config: TrainRerankerConfig, mining: MiningSettings) -> dict[str, Any]:
+    """Train into `config.out`, of whose settings those of `mining` take the place; returns what its `_SUCCESS` says.
+
+    Raises `ConfigError` where a package is missing, `InputError` for inputs that cannot be used."""
+    queries, documents = open_queries(config), Documents.open(config.documents)
+    asked = {"reranker": identity(config), "mining": identity(mining)}
+    used = {"start": models.fingerprint(config.start), "encoder": models.fingerprint(mining.encoder)}
+    folder = OutputFolder.begin(
+        config.out, "baseline", asked, {"queries": queries.fingerprint, "documents": documents.fingerprint}, used)
+    if folder.done:
+        return folder.success()
+    examples, counts = read_examples(queries, None, Filters.of(config))
+    trained, held_out = examples.split(config.held_out_share, config.held_out_max)
+    devices.set_threads(config.compute)
+    model, pairs = _train(config, mining, trained, documents)
+    made = folder.tmp / "model"
+    made.mkdir(parents=True)
+    write_model(model, load_tokenizer(models.resolve(config.start)), made)
+    triples = [held_out.triple(row, epoch=0) for row in range(len(held_out))]
+    judged = HeldOut.search({t.doc_id: t.positive for t in triples}, documents)
+    before, after = (judged.judge(_scorer(name, config).score(judged.pairs)) for name in (models.resolve(config.start), str(made)))
+    guard(before, after).write(made, config.start)
+    if before.fusion_weight is not None and after.fusion_weight is not None:
+        write_weights(made, after.fusion_weight, before.fusion_weight, len(after.ndcg))
+    return folder.commit_files(made, {**counts, "labelled_pairs": pairs, "queries": len(trained.positives)})
+
+
+def _train(config: TrainRerankerConfig, mining: MiningSettings, examples: Examples, documents: Documents) -> tuple[Any, int]:
+    """The trained model in float32, and the number of labelled pairs."""
+    try:
+        import accelerate  # noqa: F401
+        from datasets import Dataset
+    except ImportError as error:
+        raise ConfigError(f"trainer: sentence_transformers needs the package {error.name}: pip install datasets accelerate") from error
+    from sentence_transformers import CrossEncoderTrainer, CrossEncoderTrainingArguments
+    from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+    from sentence_transformers.util import mine_hard_negatives
+
+    device, dtype = devices.device_and_dtype(config.compute)
+    positives = examples.rows.read(examples.positives.tolist())
+    pairs = Dataset.from_dict({"query": [row["query"] for row in positives],
+                               "document": documents.texts([row["doc_id"] for row in positives])})
+    encoder = BiEncoder(models.resolve(mining.encoder), mining.pooling, config.max_length, config.batch_tokens, device, torch.float32)
+    set_seed(config.seed)
+    rows = mine_hard_negatives(
+        pairs, encoder.model, corpus=documents.texts(documents.ids), num_negatives=mining.negatives, range_min=mining.range_min,
+        range_max=mining.range_max, relative_margin=mining.relative_margin, sampling_strategy=mining.sampling,
+        output_format="labeled-pair", faiss_batch_size=1024, verbose=False)
+    start = CrossEncoder(
+        models.resolve(config.start), max_length=config.max_length, device=str(device), local_files_only=True, trust_remote_code=False,
+        model_kwargs={"use_safetensors": True, "dtype": torch.float32}, activation_fn=nn.Identity())
+    with tempfile.TemporaryDirectory(prefix="readqg-baseline-") as scratch:
+        arguments = CrossEncoderTrainingArguments(
+            output_dir=scratch, num_train_epochs=mining.epochs, per_device_train_batch_size=mining.batch,
+            learning_rate=mining.learning_rate, warmup_steps=mining.warmup_share, seed=config.seed, bf16=dtype == torch.bfloat16,
+            use_cpu=device.type == "cpu", report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True)
+        loss = BinaryCrossEntropyLoss(start, pos_weight=torch.tensor(float(mining.negatives)))
+        CrossEncoderTrainer(model=start, args=arguments, train_dataset=rows, loss=loss).train()
+    return start.model, len(rows)
+
+
+def _scorer(folder: str, config: TrainRerankerConfig) -> CrossEncoderScorer:
+    return CrossEncoderScorer(folder, config.max_length, config.batch_tokens, *devices.device_and_dtype(config.compute))

@@ -1,0 +1,131 @@
+"""Likelihood ratios of generated queries, and what training makes of them."""
+
+import pyarrow as pa
+import pytest
+
+from readqg.config import GeneratorSettings, RatioConfig, identity, make
+from readqg.corpus.generated import QUERIES
+from readqg.errors import ModelError
+from readqg.generator.backbone import Backbone
+from readqg.generator.model import Generator
+from readqg.generator.prompts import SoftPrompt
+from readqg.generator.ratio import RatioStage
+from readqg.local import run_here
+from readqg.reranker.sampling import Filters, read_examples
+from readqg.shards import OutputFolder, open_input
+from readqg.stage import compute_shard
+from tests.builders import tiny_llama, tiny_t5, write_folder
+from tests.reranker.corpus import DOCUMENTS, query_row, write_documents, write_queries
+
+ROWS = [query_row("d1", 1.0, "what is number 1"), query_row("d1", 0.0, "heat"), query_row("d2", 1.0, "the wing of the flow"),
+        query_row("d2", 0.0, " "), query_row("d3", 1.0, None, error="too long")]
+
+
+@pytest.fixture(scope="module", params=["t5", "llama"])
+def place(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    backbone = (tiny_t5 if request.param == "t5" else tiny_llama)(folder / "backbone")
+    for name, number in (("prompts", 2), ("few-shot", 0)):
+        (folder / name).mkdir()
+        SoftPrompt.initial(Backbone.load(backbone), GeneratorSettings(n_relevance=number, n_instruction=3)).save(folder / name)
+    write_queries(folder / "queries", ROWS)
+    write_documents(folder / "documents", DOCUMENTS)
+    return folder
+
+
+def stage_of(place, out, **settings):
+    values = {"queries": str(place / "queries"), "documents": str(place / "documents"), "prompts": str(place / "prompts"),
+              "out": str(out), "document_tokens": 24, "query_tokens": 12,
+              "compute": {"device": "cpu", "precision": "fp32", "threads": 1}}
+    return RatioStage(make(RatioConfig, values, settings))
+
+
+@pytest.mark.parametrize("batch_tokens", [16384, 1])
+def test_a_ratio_is_the_difference_of_two_likelihoods_and_null_where_there_is_no_query(place, tmp_path, batch_tokens):
+    stage = stage_of(place, tmp_path / "out", batch_tokens=batch_tokens)
+    run_here(stage, OutputFolder.begin(tmp_path / "out", stage.name, identity(stage.config), stage.inputs(), stage.models()))
+    table = open_input(tmp_path / "out", ("ratio",)).read()
+    assert table.schema.names == [*QUERIES.names, "ratio"] and table.num_rows == len(ROWS)
+    model = Generator.load(place / "backbone", place / "prompts")
+    for row, found in zip(ROWS, table["ratio"].to_pylist(), strict=True):
+        if row["error"] or not row["query"].strip():
+            assert found is None
+            continue
+        one, zero = (model.log_likelihoods([DOCUMENTS[row["doc_id"]]], [r], [row["query"]], document_tokens=24, query_tokens=12).item()
+                     for r in (1.0, 0.0))
+        assert found == pytest.approx(one - zero, abs=1e-3)
+
+
+def test_columns_of_earlier_stages_stay_and_a_query_of_no_document_says_so(place, tmp_path):
+    schema = pa.schema([*QUERIES, ("rank", pa.int32())])
+    rows = [{**query_row(doc_id, 1.0, "heat"), "rank": 3} for doc_id in ("d1", "ghost")]
+    write_folder(tmp_path / "back", rows, schema)
+    stage = stage_of(place, tmp_path / "out", queries=str(tmp_path / "back"))
+    stage.load()
+    first, second = compute_shard(stage, stage.prepare(stage.read(0))).table.to_pylist()
+    assert first["rank"] == second["rank"] == 3 and first["ratio"] is not None and first["error"] is None
+    assert second["ratio"] is None and "has no document 'ghost'" in second["error"]
+
+
+def test_prompts_that_know_no_relevance_are_refused(place, tmp_path):
+    with pytest.raises(ModelError, match="know no relevance"):
+        stage_of(place, tmp_path / "out", prompts=str(place / "few-shot"))
+
+
+def judged(tmp_path, rows, filters, negative="generated"):
+    """(doc_id, relevance, rank, ratio) rows -> {doc_id: (positives, negatives)} of what is kept, queries named by their row's number."""
+    schema = pa.schema([*QUERIES, ("rank", pa.int32()), ("ratio", pa.float32())])
+    written = [{**query_row(doc_id, r, f"q{i}", i), "rank": rank, "ratio": ratio} for i, (doc_id, r, rank, ratio) in enumerate(rows)]
+    examples, counts = read_examples(open_input(write_folder(tmp_path / "queries", written, schema)), negative, filters)
+    found = {}
+    for i, doc_id in examples.doc_ids():
+        epochs = range(int(examples.first[i + 1] - examples.first[i]))
+        found[doc_id] = [(t.positive, t.negative) for t in (examples.triple(i, epoch) for epoch in epochs)]
+    return found, counts
+
+
+def test_positives_of_a_low_ratio_are_left_out_and_counted(tmp_path):
+    rows = [("a", 1.0, 1, 2.0), ("a", 0.0, None, -9.0), ("b", 1.0, 1, 1.9), ("b", 0.0, None, 0.0), ("c", 1.0, 1, None), ("c", 0.0, 1, 9.0)]
+    found, counts = judged(tmp_path, rows, Filters(ratio_min=2.0))
+    assert found == {"a": [("q0", "q1")]} and counts["positives_of_low_ratio"] == 2
+
+
+VERIFIED = [
+    ("a", 1.0, 1, 5.0), ("a", 0.0, None, -1.0),  # both agree: a negative
+    ("b", 1.0, 1, 5.0), ("b", 0.0, 2, -1.0),     # found
+    ("c", 1.0, 1, 5.0), ("c", 0.0, None, 0.5),   # likelier at r = 1
+    ("d", 1.0, 1, 5.0), ("d", 0.0, 9, 0.0),      # found too late, and the ratio is at the bound: a negative
+    ("e", 1.0, 1, 5.0), ("e", 0.0, None, None),  # no ratio: nothing agrees
+]
+
+
+def test_a_negative_is_one_where_retrieval_and_ratio_agree(tmp_path):
+    found, counts = judged(tmp_path, VERIFIED, Filters(negative_round_trip=8, unverified="drop"))
+    assert found == {"a": [("q0", "q1")], "b": [("q2", None)], "c": [("q4", None)], "d": [("q6", "q7")], "e": [("q8", None)]}
+    assert (counts["negatives_not_verified"], counts["negatives_found"], counts["documents_without_negative"]) == (3, 0, 0)
+
+
+@pytest.mark.parametrize("negative", ["generated", None])
+def test_what_is_not_verified_may_be_a_positive_under_the_filters_of_positives(tmp_path, negative):
+    found, counts = judged(tmp_path, VERIFIED, Filters(negative_round_trip=8, unverified="positive", round_trip=5), negative)
+    assert [p for p, _ in found["b"]] == ["q2", "q3"], "found, so it may"
+    assert [p for p, _ in found["c"]] == ["q4"] and [p for p, _ in found["e"]] == ["q8"], "not found, so it may not"
+    assert found["a"] == [("q0", "q1" if negative else None)]
+    assert (counts["negatives_used_as_positives"], counts["positives_not_found"]) == (3, 2)
+
+
+def test_without_the_switch_the_ratio_is_not_asked(tmp_path):
+    found, counts = judged(tmp_path, VERIFIED, Filters(negative_round_trip=8))
+    assert found.keys() == {"a", "c", "d", "e"} and counts["negatives_found"] == 1
+
+
+def test_settings_that_lack_what_they_need_are_refused(tmp_path):
+    from readqg.config import RerankerSettings
+    from readqg.errors import InputError
+    from readqg.reranker.training import RerankerTraining
+    from tests.reranker.corpus import reranker_config
+
+    with pytest.raises(ValueError, match="unverified: drop needs negative_round_trip"):
+        RerankerSettings(unverified="drop")
+    with pytest.raises(InputError, match="readqg ratio --queries"):
+        RerankerTraining(reranker_config(tmp_path, ratio_min=0.0))
