@@ -138,7 +138,8 @@ def test_by_passages_a_document_has_the_score_of_its_best_one(corpus, model):
     assert found["q2", "ghost"] is None and found["nobody", "d1"] is None
 
     whole = stage_of(corpus, model, {"q1": CANDIDATES["q1"]}, out=str(corpus / "first"))
-    cut = stage_of(corpus, model, {"q1": CANDIDATES["q1"]}, out=str(corpus / "max"), passages="max", passage_tokens=40)
+    cut = stage_of(corpus, model, {"q1": CANDIDATES["q1"]}, out=str(corpus / "max"), passages="max", passage_tokens=40,
+                   passage_stride=20)
     run(whole), run(cut)
     assert rows_of(whole) == rows_of(cut), "documents that fit a passage have the scores that they had"
 
