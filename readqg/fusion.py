@@ -12,9 +12,7 @@ import pyarrow as pa
 
 from readqg import runs
 from readqg.config import FuseConfig
-from readqg.places import place_of
 from readqg.ranking import RUN
-from readqg.shards import open_input, sha256_file
 from readqg.stage import ShardStage
 
 
@@ -48,7 +46,7 @@ class FuseStage(ShardStage):
         self._run, self._first = runs.read_run(config.run), runs.read_run(config.first)
 
     def inputs(self) -> dict[str, str]:
-        return {"run": _fingerprint(self.config.run), "first": _fingerprint(self.config.first)}
+        return {"run": runs.fingerprint(self.config.run), "first": runs.fingerprint(self.config.first)}
 
     def read(self, index: int) -> pa.Table:
         return pa.table({"query_id": pa.array(list(self._run), pa.string())})
@@ -63,7 +61,3 @@ class FuseStage(ShardStage):
             ranked = enumerate(runs.ranked(fused), 1)
             rows += [{"query_id": query_id, "doc_id": doc_id, "rank": rank, "score": score} for rank, (doc_id, score) in ranked]
         return pa.Table.from_pylist(rows, schema=RUN)
-
-
-def _fingerprint(run: str) -> str:
-    return open_input(run).fingerprint if place_of(run).is_dir() else sha256_file(place_of(run))
