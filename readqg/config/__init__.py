@@ -17,6 +17,7 @@ from readqg.config.base import (
     placement,
 )
 from readqg.config.commands import DoctorConfig, PlanConfig, RunConfig, SubmitConfig, VerifyConfig
+from readqg.config.comparing import CompareConfig
 from readqg.config.exchange import ExportConfig, ImportConfig, ImportQueriesConfig, ImportSettings
 from readqg.config.experiment import Collection, ExperimentConfig, Matrix, Recipe
 from readqg.config.machine import (
@@ -77,6 +78,7 @@ __all__ = [
     "SAMPLE_PRESET",
     "SMOLLM2",
     "Collection",
+    "CompareConfig",
     "Compute",
     "DoctorConfig",
     "EvaluateConfig",

@@ -38,6 +38,6 @@ class CompareConfig(ScoreSettings):
     @classmethod
     def _only_here(cls, value: str) -> str:
         if value != LOOPBACK:
-            raise ValueError(f"the page shows your documents and asks for no password, so it is served on {LOOPBACK} alone. From another "
-                             f"machine: ssh -L PORT:{LOOPBACK}:PORT HOST")
+            raise ValueError(f"the page shows your documents without encryption, so it is served on {LOOPBACK} alone. To see it from "
+                             f"another machine: ssh -L PORT:{LOOPBACK}:PORT THIS-MACHINE")
         return value
