@@ -76,6 +76,6 @@ def _tell(summary: dict[str, Any]) -> None:
     console = Console(stderr=True)
     console.print(table)
     if summary["share_b"] is not None:
-        console.print(f"  B is better in {summary['share_b']:.1%} of the queries without a tie "
-                      f"(95 % interval {summary['low']:.1%} to {summary['high']:.1%}; exact sign test p = {summary['p']:.3f})", highlight=False)
+        console.print(f"  B is better in {summary['share_b']:.1%} of the queries without a tie (95 % interval {summary['low']:.1%} to "
+                      f"{summary['high']:.1%}; exact sign test p = {summary['p']:.3f})", highlight=False)
     console.print(f"  {summary['sentence']}\n  {summary['verdict']}", markup=False, highlight=False)

@@ -198,10 +198,12 @@ class Judgments:
             case Choice():
                 self.choices.pop(event.query_id, None)
                 self.choices[event.query_id] = event.choice
-            case Grade(relevance=None):
-                self.grades.get(event.query_id, {}).pop(event.doc_id, None)
-            case Grade():
-                self.grades.setdefault(event.query_id, {})[event.doc_id] = event.relevance
+            case Grade(query_id=query_id, doc_id=doc_id, relevance=relevance):
+                grades = self.grades.setdefault(query_id, {})
+                if relevance is None:
+                    grades.pop(doc_id, None)
+                else:
+                    grades[doc_id] = relevance
             case Undo():
                 del self.choices[event.query_id]
             case End():

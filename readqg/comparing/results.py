@@ -57,7 +57,8 @@ def summary(config: CompareConfig, rankings: Rankings, judgments: Judgments) -> 
 
 def beforehand(config: CompareConfig) -> str:
     """How many judgments it takes, in words."""
-    return f"To tell {_odds(config.share)} from a coin with {config.power:.0%} power: {needed(config.share, config.power)} judged queries without a tie."
+    count = needed(config.share, config.power)
+    return f"To tell {_odds(config.share)} from a coin with {config.power:.0%} power: {count} judged queries without a tie."
 
 
 def table_of_needs(config: CompareConfig) -> list[tuple[str, int]]:

@@ -77,7 +77,7 @@ class Server:
         if request.path == "/" and self._is_key(request.query.get("key")):
             response = web.HTTPSeeOther("/")
             response.set_cookie(self._cookie, self.key, httponly=True, samesite="Strict")
-            return response
+            raise response
         if not self._is_key(request.cookies.get(self._cookie)):
             raise web.HTTPForbidden(text="Open the address that the terminal shows: it holds the key to this page.")
         if request.method != "GET":

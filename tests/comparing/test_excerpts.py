@@ -1,6 +1,6 @@
 """What is marked is what BM25 takes for a word of the query, and an excerpt loses nothing of the text."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from readqg.comparing.excerpts import LONG_CHARS, SHORT_CHARS, excerpt
@@ -26,6 +26,7 @@ def test_stop_words_are_not_marked():
     assert marked("what is the flow", "is the what") == ["what"]
 
 
+@settings(deadline=None, max_examples=60)
 @given(TEXTS, TEXTS)
 def test_a_word_is_marked_just_where_bm25_finds_it(query, text):
     words = tokenizer()
@@ -35,6 +36,7 @@ def test_a_word_is_marked_just_where_bm25_finds_it(query, text):
         assert bool(Marker(query).spans(word)) == any(i in wanted for i in ids)
 
 
+@settings(deadline=None, max_examples=60)
 @given(TEXTS, st.text(st.sampled_from("wing flow ab\n"), max_size=40))
 def test_an_excerpt_is_a_part_of_the_text_and_the_long_form_is_all_of_it(text, query):
     found = excerpt(Marker(query), {"doc_id": "d", "title": "", "text": text})

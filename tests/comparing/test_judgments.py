@@ -27,7 +27,8 @@ def state(judgments):
 
 def test_sides_count_for_whoever_was_on_them(tmp_path):
     with Judgments(tmp_path) as judgments:
-        for query_id, left, choice in [("q1", "a", "left"), ("q2", "b", "left"), ("q3", "b", "right"), ("q4", "a", "tie"), ("q5", "b", "skip")]:
+        said = [("q1", "a", "left"), ("q2", "b", "left"), ("q3", "b", "right"), ("q4", "a", "tie"), ("q5", "b", "skip")]
+        for query_id, left, choice in said:
             judgments.add(shown(query_id, left))
             judgments.add(Choice(query_id=query_id, choice=choice))
         assert (judgments.wins("a"), judgments.wins("b"), judgments.count("tie"), judgments.count("skip")) == (2, 1, 1, 1)
