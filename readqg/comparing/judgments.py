@@ -88,6 +88,10 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 _OTHER: Mapping[Side, Side] = {"a": "b", "b": "a"}
 
 
+class UnfitError(ValueError):
+    """What was said does not fit what was shown, or was said before."""
+
+
 class Judgments:
     """The judgments of a folder, for one process at a time. `with Judgments(folder) as judgments: judgments.add(...)`
 
@@ -127,7 +131,7 @@ class Judgments:
         return sum(said == choice for said in self.choices.values())
 
     def add(self, event: Event) -> None:
-        """Keep an event. Raises `ValueError` for one that does not fit those before it, which is not kept."""
+        """Keep an event. Raises `UnfitError` for one that does not fit those before it, which is not kept."""
         self._check(event)
         end = self._file.seek(0, os.SEEK_END)
         with explained(f"writing {self.path}"):
@@ -167,29 +171,29 @@ class Judgments:
             try:
                 event = _EVENT.validate_json(line)
                 self._check(event)
-            except (ValidationError, ValueError) as error:
+            except (ValidationError, UnfitError) as error:
                 raise FolderError(f"{self.path}, line {number}: {_first(error)}; found {line[:200].decode(errors='replace').strip()!r}. "
                                   "The file is only ever added to: bring back what it was, or take that line out.") from None
             self._apply(event)
 
     def _check(self, event: Event) -> None:
         if self.ended:
-            raise ValueError("the comparison has ended; the names were shown")
+            raise UnfitError("the comparison has ended; the names were shown")
         if isinstance(event, End):
             return
         if isinstance(event, Shown):
             if event.query_id in self.shown:
-                raise ValueError(f"query {event.query_id!r} was shown before")
+                raise UnfitError(f"query {event.query_id!r} was shown before")
             return
         shown = self.shown.get(event.query_id)
         if shown is None:
-            raise ValueError(f"query {event.query_id!r} was not shown")
+            raise UnfitError(f"query {event.query_id!r} was not shown")
         if isinstance(event, Choice) and shown.same and event.choice in ("left", "right"):
-            raise ValueError("both sides are the same, so neither can be better")
+            raise UnfitError("both sides are the same, so neither can be better")
         if isinstance(event, Grade) and event.doc_id not in (*shown.a, *shown.b):
-            raise ValueError(f"document {event.doc_id!r} was not shown for query {event.query_id!r}")
+            raise UnfitError(f"document {event.doc_id!r} was not shown for query {event.query_id!r}")
         if isinstance(event, Undo) and event.query_id not in self.choices:
-            raise ValueError(f"nothing was said of query {event.query_id!r}")
+            raise UnfitError(f"nothing was said of query {event.query_id!r}")
 
     def _apply(self, event: Event) -> None:
         match event:
@@ -210,7 +214,7 @@ class Judgments:
                 self.ended = True
 
 
-def _first(error: ValueError) -> str:
+def _first(error: ValidationError | UnfitError) -> str:
     if isinstance(error, ValidationError):
         found = error.errors()[0]
         return f"{'.'.join(map(str, found['loc']))}: {found['msg']}" if found["loc"] else found["msg"]

@@ -22,10 +22,10 @@ from typing import Any
 
 import jinja2
 from aiohttp import web
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from readqg.comparing import results
-from readqg.comparing.judgments import Shown
+from readqg.comparing.judgments import Choice, Grade, Shown, UnfitError
 from readqg.comparing.session import Session
 from readqg.errors import FolderError, ReadQGError, RunError
 
@@ -46,6 +46,10 @@ _FILES = {"/page.js": "text/javascript", "/page.css": "text/css"}
 
 class _StoppingError(Exception):
     """Scoring was told to stop."""
+
+
+class _Asked(BaseModel):
+    query: str
 
 
 class Server:
@@ -86,8 +90,8 @@ class Server:
                 raise web.HTTPForbidden(text="This did not come from the page itself.")
         try:
             return await handler(request)
-        except (ValidationError, ValueError, TypeError, KeyError) as error:
-            return web.json_response({"error": f"this does not fit: {error}"}, status=409)
+        except (ValidationError, UnfitError) as error:
+            return web.json_response({"error": f"This does not fit: {error}"}, status=409)
         except _StoppingError:
             raise web.HTTPServiceUnavailable(text="The command is ending.") from None
         except FolderError as error:
@@ -114,28 +118,27 @@ class Server:
         return web.json_response(self.session.result())
 
     async def _next(self, _request: web.Request) -> web.Response:
-        for query_id in self.session.upcoming():
-            await self._show(query_id, self.session.query(query_id))
-            for later in self.session.upcoming(2)[1:]:
-                if later not in self.session.judgments.shown:
-                    self._ranked(later, self.session.query(later))  # while this one is read
-            return await self._answer(query_id)
-        return await self._answer(None)
+        coming = self.session.upcoming(2)
+        if not coming:
+            return await self._answer(None)
+        await self._show(coming[0], self.session.query(coming[0]))
+        for later in coming[1:]:
+            if later not in self.session.judgments.shown:
+                self._ranked(later, self.session.query(later))  # while this one is read
+        return await self._answer(coming[0])
 
     async def _ask(self, request: web.Request) -> web.Response:
-        text = " ".join(str((await request.json())["query"]).split())
+        text = " ".join(_Asked.model_validate_json(await request.read()).query.split())
         query_id = self.session.rankings.id_of(text)
         await self._show(query_id, text)
         return await self._answer(query_id)
 
     async def _choice(self, request: web.Request) -> web.Response:
-        said = await request.json()
-        self.session.choose(said["query_id"], said["choice"])
+        self.session.keep(Choice.model_validate_json(await request.read()))
         return await self._answer(None)
 
     async def _grade(self, request: web.Request) -> web.Response:
-        said = await request.json()
-        self.session.grade(said["query_id"], said["doc_id"], said["relevance"])
+        self.session.keep(Grade.model_validate_json(await request.read()))
         return await self._answer(None)
 
     async def _undo(self, _request: web.Request) -> web.Response:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from readqg.comparing import results
 from readqg.comparing.excerpts import excerpt
-from readqg.comparing.judgments import Choice, End, Event, Grade, Judgments, Said, Shown, Undo
+from readqg.comparing.judgments import End, Event, Judgments, Shown, Undo, UnfitError
 from readqg.comparing.rankings import Rankings
 from readqg.config import CompareConfig
+from readqg.errors import InputError
 from readqg.words import Marker
 
 
 class Session:
-    """The page's view is blind: it says left and right, and whose ranking that is only after the end."""
+    """The page's view is blind: it says left and right, and whose ranking that is only after the end.
+
+    Raises `InputError` where a query that was judged has another text now."""
 
     def __init__(self, config: CompareConfig, rankings: Rankings, judgments: Judgments) -> None:
         self.config, self.rankings, self.judgments = config, rankings, judgments
         self.out = Path(config.out)
+        for query_id, shown in judgments.shown.items():
+            text = rankings.queries.get(query_id, shown.query)
+            if text != shown.query:
+                raise InputError(f"{config.queries}: query {query_id!r} is {text!r}, but {judgments.path} has it as {shown.query!r}. "
+                                 "Give the queries that it was begun with, or others whose ids differ.")
         results.write_judgments(self.out, judgments)  # a kill may have come between a judgment and these
 
     def query(self, query_id: str) -> str:
@@ -29,7 +38,7 @@ class Session:
     def upcoming(self, count: int = 1) -> list[str]:
         """The next loaded queries of which nothing has been said."""
         found = (query_id for query_id in self.rankings.queries if query_id not in self.judgments.choices)
-        return [query_id for query_id, _ in zip(found, range(count), strict=False)]
+        return list(islice(found, count))
 
     def show(self, shown: Shown) -> None:
         """Keep what is shown; what has been shown of a query stays as it was."""
@@ -53,22 +62,21 @@ class Session:
         left = sum(query_id not in self.judgments.choices for query_id in self.rankings.queries)
         return {**results.progress(self.config, self.judgments), "left_over": left, "undoable": bool(self.judgments.choices)}
 
-    def choose(self, query_id: str, choice: Said) -> None:
-        self._keep(Choice(query_id=query_id, choice=choice))
-
-    def grade(self, query_id: str, doc_id: str, relevance: Any) -> None:
-        self._keep(Grade(query_id=query_id, doc_id=doc_id, relevance=relevance))
+    def keep(self, event: Event) -> None:
+        """Raises `UnfitError` for what does not fit."""
+        self.judgments.add(event)
+        results.write_judgments(self.out, self.judgments)
 
     def undo(self) -> str:
-        """Take back the last choice; its query. Raises `ValueError` where there is none."""
+        """Take back the last choice; its query. Raises `UnfitError` where there is none."""
         last = next(reversed(self.judgments.choices), None)
         if last is None:
-            raise ValueError("nothing to take back")
-        self._keep(Undo(query_id=last))
+            raise UnfitError("there is nothing to take back")
+        self.keep(Undo(query_id=last))
         return last
 
     def end(self) -> dict[str, Any]:
-        self._keep(End())
+        self.keep(End())
         return self.summary()
 
     def result(self) -> dict[str, Any]:
@@ -76,7 +84,3 @@ class Session:
 
     def summary(self) -> dict[str, Any]:
         return results.summary(self.config, self.rankings, self.judgments)
-
-    def _keep(self, event: Event) -> None:
-        self.judgments.add(event)
-        results.write_judgments(self.out, self.judgments)

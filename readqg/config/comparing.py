@@ -13,8 +13,9 @@ LOOPBACK = "127.0.0.1"
 
 class CompareConfig(ScoreSettings):
     a: Location
+    """A re-ranker (folder or hub name), which scores what BM25 finds; `bm25` itself; or a run (folder or TREC file)."""
     b: Location
-    """Each a re-ranker (folder or hub name), which scores what BM25 finds, `bm25` itself, or a run (folder or TREC file)."""
+    """The same."""
     documents: Location
     out: Location
     queries: OptionalLocation = None

@@ -14,7 +14,7 @@ from readqg.ranking import RankStage
 from readqg.retrieval import RetrieveStage, bm25_run
 from readqg.runs import ranked, read_run, write_queries_beside, write_trec
 from readqg.shards import OutputFolder
-from tests.comparing.collection import QUERIES, config_of, write_collection
+from tests.comparing.collection import QUERIES, config_of, session_of, write_collection
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +118,15 @@ def test_an_empty_query_of_the_file_is_not_asked(folder, tmp_path):
     (tmp_path / "queries.jsonl").write_text("".join(json.dumps({"_id": i, "text": t}) + "\n" for i, t in {"e": " ", "q": "flow"}.items()))
     assert read_texts(tmp_path / "queries.jsonl")["e"].strip() == ""
     assert list(Rankings(config_of(folder, queries=str(tmp_path / "queries.jsonl"))).queries) == ["q"]
+
+
+def test_a_query_that_was_judged_keeps_its_text(folder, tmp_path):
+    changes = {"a": "bm25", "out": str(tmp_path / "out"), "queries": str(tmp_path / "queries.jsonl")}
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "flow"}\n')
+    with session_of(folder, **changes) as session:
+        session.show(session.rankings.rank("q", "flow"))
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "heat"}\n{"_id": "p", "text": "wing"}\n')
+    with pytest.raises(InputError, match=r"query 'q' is 'heat', but .*judgments\.jsonl has it as 'flow'"), session_of(folder, **changes):
+        pass
+    with session_of(folder, **{**changes, "queries": str(folder / "queries.jsonl")}) as session:
+        assert list(session.judgments.shown) == ["q"] and len(session.upcoming(100)) == len(QUERIES)
