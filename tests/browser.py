@@ -78,7 +78,7 @@ class Page:
 
     async def press(self, key: str) -> None:
         """Press and release a key, by its name (`ArrowLeft`) or its character."""
-        text = {"text": key} if len(key) == 1 else {}
+        text = {"text": "\r"} if key == "Enter" else {"text": key} if len(key) == 1 else {}
         code = _KEYS.get(key) or ord(key.upper())
         await self.send("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text)
         await self.send("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
