@@ -78,4 +78,5 @@ def _tell(summary: dict[str, Any]) -> None:
     if summary["share_b"] is not None:
         console.print(f"  B is better in {summary['share_b']:.1%} of the queries without a tie (95 % interval {summary['low']:.1%} to "
                       f"{summary['high']:.1%}; exact sign test p = {summary['p']:.3f})", highlight=False)
-    console.print(f"  {summary['sentence']}\n  {summary['verdict']}", markup=False, highlight=False)
+    console.print(f"  {summary['sentence']}", markup=False, highlight=False)
+    console.print(f"  verdict: {summary['verdict']}", markup=False, highlight=False, style="bold")

@@ -46,9 +46,11 @@ def result(judgments: Judgments) -> dict[str, Any]:
 def summary(config: CompareConfig, rankings: Rankings, judgments: Judgments) -> dict[str, Any]:
     """Both, with the names and what follows from them."""
     counts, found = progress(config, judgments), result(judgments)
-    verdict = "no difference was found"
-    if counts["enough"] in ("difference", "early"):
-        verdict = ("B" if found["wins_b"] > found["wins_a"] else "A") + " is better"
+    leader = "B" if found["wins_b"] > found["wins_a"] else "A"
+    verdict = {
+        "too few": "too few to tell", "early": f"{leader} is ahead", "difference": f"{leader} is better",
+        "no difference": "no difference was found",
+    }[counts["enough"]]
     return {
         "out": config.out, "a": rankings.name("a"), "b": rankings.name("b"), "ended": judgments.ended,
         **counts, **found, "verdict": verdict,
