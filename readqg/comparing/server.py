@@ -197,7 +197,8 @@ async def _serve(session: Session) -> int:
         server.stop.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
         loop.add_signal_handler(number, stop, number)
     try:
         try:
@@ -211,8 +212,9 @@ async def _serve(session: Session) -> int:
         await server.stop.wait()
     finally:
         await runner.cleanup()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, handler)
     return stopped_by
 
 
