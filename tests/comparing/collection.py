@@ -19,7 +19,7 @@ def write_collection(folder: Path, count: int = 40) -> Path:
     rows = []
     for i in range(count):
         words = [WORDS[(i * 7 + k * (1 + i % 5)) % len(WORDS)] for k in range(6 + 13 * (i % 8))]
-        rows.append({"_id": f"d{i:02}", "title": HOSTILE if i % 2 == 0 else f"On the {words[0]}", "text": " ".join(words)})
+        rows.append({"_id": f"d{i:02}", "title": HOSTILE if i % 3 == 0 else f"On the {words[0]}", "text": " ".join(words)})
     (folder / "documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "queries.jsonl").write_text("".join(json.dumps({"_id": i, "text": text}) + "\n" for i, text in QUERIES.items()))
     for seed, name in enumerate("ab"):

@@ -43,7 +43,7 @@ async def judge(page, number, choice, by_key):
 @needs_chromium
 def test_ten_judgments_by_mouse_and_keys_and_the_end(collection, tmp_path):
     async def work():
-        with session_of(collection, out=str(tmp_path / "out")) as session:
+        with session_of(collection, out=str(tmp_path / "out"), shown=25) as session:  # some of them with hostile titles
             server = Server(session)
             runner = web.AppRunner(server.app())
             await runner.setup()
