@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from readqg import config as c
-from readqg.errors import InputError
+from readqg.errors import ConfigError, InputError
 from readqg.places import place_of
 
 Summary = dict[str, Any]
@@ -177,6 +178,15 @@ def evaluate(config: c.EvaluateConfig) -> Summary:
     from readqg.evaluation.evaluate import evaluate_command
 
     return evaluate_command(config)
+
+
+def compare(config: c.CompareConfig) -> Summary:
+    """Which of two re-rankers is better, by your own eyes: a page shows both rankings of a query, blind, and counts what you say."""
+    if find_spec("aiohttp") is None:
+        raise ConfigError("the page of `readqg compare` needs aiohttp, which is not installed: pip install 'readqg[ui]'.")
+    from readqg.comparing.command import compare
+
+    return compare(config)
 
 
 def plan(config: c.PlanConfig) -> Summary:

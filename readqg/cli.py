@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import logging
 import re
@@ -28,8 +29,8 @@ class Command(NamedTuple):
     config: type[config.Settings]
     function: Any
     group: str
-    positional: str = ""
-    """A flag whose name may be left out before its value."""
+    positional: tuple[str, ...] = ()
+    """Flags whose names may be left out before their values, in this order at the start."""
     starts_from: str = ""
     """The flag that `--from` is another name of (no field can be called `from`)."""
     planned: Any = None
@@ -57,15 +58,16 @@ COMMANDS: dict[str, Command] = {
     ),
     "few-shot": Command(config.FewShotConfig, api.few_shot, "The generator, once"),
     "evaluate": Command(config.EvaluateConfig, api.evaluate, "Measures"),
+    "compare": Command(config.CompareConfig, api.compare, "Measures", ("a", "b")),
     "quality": Command(config.QualityConfig, api.quality, "Measures"),
-    "experiment": Command(config.ExperimentConfig, api.experiment, "Measures", "file", planned=api.experiment_cells),
+    "experiment": Command(config.ExperimentConfig, api.experiment, "Measures", ("file",), planned=api.experiment_cells),
     "plan": Command(config.PlanConfig, api.plan, "Measures"),
     "doctor": Command(config.DoctorConfig, api.doctor, "Measures"),
-    "verify": Command(config.VerifyConfig, api.verify, "Measures", "folder"),
+    "verify": Command(config.VerifyConfig, api.verify, "Measures", ("folder",)),
     "tune-generator": Command(config.TuneGeneratorConfig, api.tune_generator, "Searches"),
     "tune-reranker": Command(config.TuneRerankerConfig, api.tune_reranker, "Searches"),
     "tune-pipeline": Command(config.TunePipelineConfig, api.tune_pipeline, "Searches"),
-    "submit": Command(config.SubmitConfig, api.submit, "A cluster", "stage"),
+    "submit": Command(config.SubmitConfig, api.submit, "A cluster", ("stage",)),
 }
 EXIT_ERROR = 1
 # Parts of a summary that files of the output folder hold, or that a table has shown.
@@ -104,8 +106,7 @@ def _main(argv: list[str]) -> int:
         argv, passed = _split_submit(argv)
     shared, rest = _shared_flags().parse_known_args(argv[1:])
     command = COMMANDS[argv[0]]
-    if command.positional and rest and not rest[0].startswith("-"):
-        rest.insert(0, f"--{command.positional}")
+    rest = _named(command.positional, rest)
     if command.starts_from:
         rest = [re.sub("^--from(?==|$)", f"--{command.starts_from}", word) for word in rest]
     try:
@@ -137,6 +138,12 @@ def _shared_flags() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--json", action="store_true")
     return parser
+
+
+def _named(names: tuple[str, ...], words: list[str]) -> list[str]:
+    """The words with their flags' names before those at the start that lack them."""
+    bare = list(itertools.takewhile(lambda word: not word.startswith("-"), words[: len(names)]))
+    return [part for name, word in zip(names, bare, strict=False) for part in (f"--{name}", word)] + words[len(bare):]
 
 
 def _split_submit(argv: list[str]) -> tuple[list[str], tuple[str, ...]]:

@@ -20,7 +20,7 @@ from readqg.config import FuseConfig, FusionSettings
 from readqg.errors import InputError
 from readqg.places import Place, place_of
 from readqg.ranking import RUN
-from readqg.shards import open_input, sha256_file, write_whole
+from readqg.shards import write_whole
 from readqg.stage import ShardStage
 
 WEIGHTS_FILE = "readqg.json"
@@ -106,7 +106,7 @@ class FuseStage(ShardStage):
 
     def inputs(self) -> dict[str, str]:
         learned = {} if self.config.weight == self._weight else {"weight": repr(self._weight)}
-        return {"run": _fingerprint(self.config.run), "first": _fingerprint(self.config.first), **learned}
+        return {"run": runs.fingerprint(self.config.run), "first": runs.fingerprint(self.config.first), **learned}
 
     def read(self, index: int) -> pa.Table:
         return pa.table({"query_id": pa.array(list(self._run), pa.string())})
@@ -127,6 +127,3 @@ def _weight_beside(run: str) -> float:
     path = place_of(run)
     return _read_weight((path.parent if path.name == runs.TREC_FILE else path) / _BESIDE_RUN, "fusion_weight")
 
-
-def _fingerprint(run: str) -> str:
-    return open_input(run).fingerprint if place_of(run).is_dir() else sha256_file(place_of(run))

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
-from readqg import models, runs, shards
+from readqg import models, runs
 from readqg.config import RankConfig
 from readqg.corpus import Documents, input_fingerprint, read_texts
 from readqg.places import place_of
@@ -41,7 +41,7 @@ class RankStage(ShardStage):
         self.queries = str(place_of(config.queries).absolute())
         self.documents = Documents.open(config.documents)
         self._inputs = {
-            "run": _run_fingerprint(config.run), "queries": input_fingerprint(config.queries, "queries"),
+            "run": runs.fingerprint(config.run), "queries": input_fingerprint(config.queries, "queries"),
             "documents": self.documents.fingerprint,
         }
         self._total = max(1, -(-len(self._candidates()) // config.shard_queries))
@@ -140,12 +140,6 @@ def _ranked_rows(query_id: str, query: str | None, logits: dict[str, float | Non
             error = f"document {doc_id!r} is not among the documents"
         rows.append({"query_id": query_id, "doc_id": doc_id, "error": error})
     return rows
-
-
-def _run_fingerprint(path: str) -> str:
-    if place_of(path).is_dir():
-        return shards.open_input(path, ("query_id", "doc_id", "score")).fingerprint
-    return shards.sha256_file(place_of(path)) if place_of(path).is_file() else ""
 
 
 @lru_cache(maxsize=2)

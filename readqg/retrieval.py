@@ -1,9 +1,8 @@
 """BM25 as Lucene has it: first-stage retrieval, and the stage of `readqg retrieve` (section 5).
 
-English analysis: words, possessive endings off, lower case, 33 stop words, Porter's stemmer. `multifield` keeps an index for
-titles and one for texts, each with statistics of its own over the documents that have the field, and adds the two scores;
-`flat` indexes title and text together. Of a corpus memory holds 4 bytes a word while indexing and 8 a distinct word of a
-document after, the ids, and the vocabulary.
+Words are those of `readqg.words`. `multifield` keeps an index for titles and one for texts, each with statistics of its own
+over the documents that have the field, and adds the two scores; `flat` indexes title and text together. Of a corpus memory
+holds 4 bytes a word while indexing and 8 a distinct word of a document after, the ids, and the vocabulary.
 """
 
 from __future__ import annotations
@@ -18,25 +17,19 @@ import bm25s
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import Stemmer
-from bm25s.tokenization import Tokenized, Tokenizer
+from bm25s.tokenization import Tokenized
 
 from readqg.config import RetrieveConfig, RetrieveSettings, make
 from readqg.corpus import Documents, document_text, input_fingerprint, read_judgments, read_texts, subset
 from readqg.errors import InputError
 from readqg.runs import Run
 from readqg.stage import ShardStage
+from readqg.words import tokenizer
 
 log = logging.getLogger("readqg")
 logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 _DEFAULTS = RetrieveSettings()
-_STOP_WORDS = (
-    "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not", "of", "on", "or",
-    "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with",
-)
-_POSSESSIVES = ("'s", "’s")
-_WORD = r"[^\W_]+(?:['’.][^\W_]+)*"
 
 
 def bm25_run(
@@ -59,11 +52,7 @@ class Bm25:
 
     def __init__(self, documents: Iterable[Mapping[str, str]], settings: RetrieveSettings) -> None:
         self._settings = settings
-        stemmer = Stemmer.Stemmer("porter")
-        self._tokenizer = Tokenizer(
-            splitter=_WORD, stopwords=[word + end for word in _STOP_WORDS for end in ("", *_POSSESSIVES)],
-            stemmer=lambda word: stemmer.stemWord(_without_possessive(word)),
-        )
+        self._tokenizer = tokenizer()
         fields = [_Tokens() for _ in range(1 if settings.fields == "flat" else 2)]
         ids: list[str] = []
         # Fields alternate in one stream: one pass over the documents, one vocabulary, so that a word known to either index
@@ -216,10 +205,6 @@ def _texts(documents: Iterable[Mapping[str, str]], n_fields: int, ids: list[str]
         ids.append(doc_id)
         title, text = document.get("title") or "", document.get("text") or ""
         yield from (title, text) if n_fields == 2 else (document_text(title, text),)
-
-
-def _without_possessive(word: str) -> str:
-    return word[:-2] if word.endswith(_POSSESSIVES) else word
 
 
 def _strings(values: list[str], name: str) -> pa.Array:

@@ -23,7 +23,7 @@ import numpy as np
 
 from readqg.errors import InputError
 from readqg.places import Place, place_of
-from readqg.shards import appearing, open_input, write_whole
+from readqg.shards import appearing, open_input, sha256_file, write_whole
 
 Run = dict[str, dict[str, float]]
 
@@ -49,6 +49,16 @@ def read_run(path: str | Place) -> Run:
     Rows of a folder that have an error instead of a score are left out, with a warning. Raises `InputError`."""
     path = place_of(path)
     return _read_folder(path) if path.is_dir() else read_trec(path)
+
+
+def fingerprint(path: str | Place) -> str:
+    """Identifies the content of a run folder or a TREC file. Raises `InputError` where there is none."""
+    path = place_of(path)
+    if path.is_dir():
+        return open_input(path, ("query_id", "doc_id", "score")).fingerprint
+    if not path.is_file():
+        raise _absent(path)
+    return sha256_file(path)
 
 
 def read_trec(path: str | Place) -> Run:
@@ -132,9 +142,13 @@ def _read_folder(path: Place) -> Run:
     return run
 
 
+def _absent(path: Place) -> InputError:
+    return InputError(f"{path}: no such file or folder. Give a TREC run file or the output folder of `retrieve` or `rank`.")
+
+
 def _lines(path: Place) -> Iterator[tuple[int, bytes]]:
     if not path.is_file():
-        raise InputError(f"{path}: no such file or folder. Give a TREC run file or the output folder of `retrieve` or `rank`.")
+        raise _absent(path)
     number = 0
     try:
         with path.open("rb") as raw:

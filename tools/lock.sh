@@ -14,9 +14,9 @@ pip=$work/venv/bin/pip
 # Without local version labels (+cpu), so that each machine takes the build that fits it.
 frozen() { "$pip" freeze --all | grep == | grep -vE '^(pip|readqg)==' | sed 's/+[a-z0-9.]*$//' | LC_ALL=C sort -f; }
 
-"$pip" install --quiet -c "$work/constraints" '.[sample,files]'
+"$pip" install --quiet -c "$work/constraints" '.[sample,files,ui]'
 frozen | grep -vE '^(nvidia|cuda|triton)' >"$work/run"
-"$pip" install --quiet -c "$work/run" '.[sample,files,dev]'
+"$pip" install --quiet -c "$work/run" '.[sample,files,ui,dev]'
 frozen | grep -vE '^(nvidia|cuda|triton)' >"$work/all"
 
 {

@@ -17,6 +17,7 @@ from readqg.config.base import (
     placement,
 )
 from readqg.config.commands import DoctorConfig, PlanConfig, RunConfig, SubmitConfig, VerifyConfig
+from readqg.config.comparing import CompareConfig
 from readqg.config.exchange import ExportConfig, ImportConfig, ImportQueriesConfig, ImportSettings
 from readqg.config.experiment import Collection, ExperimentConfig, Matrix, MiningSettings, Recipe
 from readqg.config.machine import (
@@ -86,6 +87,7 @@ __all__ = [
     "SAMPLE_PRESET",
     "SMOLLM2",
     "Collection",
+    "CompareConfig",
     "Compute",
     "CoverageConfig",
     "CoverageSettings",

@@ -1,0 +1,265 @@
+"""The page's server: blind, durable, and closed to whoever does not hold its key."""
+
+import asyncio
+import json
+import socket
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import ClientSession, CookieJar, web
+from aiohttp.test_utils import TestServer
+
+from readqg.comparing.rankings import left_of
+from readqg.comparing.server import KEY_HEADER, Server
+from tests.comparing.collection import HOSTILE, QUERIES, session_of, write_collection
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    return write_collection(tmp_path_factory.mktemp("collection"))
+
+
+@pytest.fixture
+def out(tmp_path):
+    return {"out": str(tmp_path / "out")}
+
+
+class Client:
+    """What the page's script does, over HTTP."""
+
+    def __init__(self, http, url, key):
+        self.http, self.url, self.key = http, str(url).rstrip("/"), key
+        self.headers = {"Origin": self.url, KEY_HEADER: key}
+
+    async def get(self, path, **kwargs):
+        async with self.http.get(self.url + path, **kwargs) as answer:
+            return answer, await answer.text()
+
+    async def post(self, name, body=None, status=200, headers=None, **kwargs):
+        kwargs = kwargs or {"json": body or {}}
+        async with self.http.post(f"{self.url}/api/{name}", headers=self.headers if headers is None else headers, **kwargs) as answer:
+            text = await answer.text()
+            assert answer.status == status, text
+            return json.loads(text) if answer.content_type == "application/json" else text
+
+
+@asynccontextmanager
+async def served(session, signed_in=True):
+    server = Server(session)
+    async with TestServer(server.app()) as running, ClientSession(cookie_jar=CookieJar(unsafe=True)) as http:
+        client = Client(http, running.make_url("/"), server.key)
+        client.server = server
+        if signed_in:
+            answer, text = await client.get(f"/?key={server.key}")
+            assert answer.status == 200 and "Which ranking is better?" in text
+            assert answer.url.query == {}
+        yield client
+
+
+def run(collection, test, signed_in=True, **changes):
+    async def work():
+        with session_of(collection, **changes) as session:
+            async with served(session, signed_in) as client:
+                return await test(client, session)
+
+    return asyncio.run(work())
+
+
+def test_loaded_queries_are_gone_through_and_choices_count(collection, out):
+    async def test(client, session):
+        seen = []
+        for number in range(4):
+            answer = await client.post("next")
+            view = answer["comparison"]
+            seen.append(view["query_id"])
+            assert view["query"] == QUERIES[view["query_id"]]
+            assert answer["progress"]["left_over"] == len(QUERIES) - number
+            choice = ["left", "right", "tie", "skip"][number]
+            progress = (await client.post("choice", {"query_id": view["query_id"], "choice": choice}))["progress"]
+        assert seen == list(session.rankings.queries)[:4]
+        assert (progress["judged"], progress["decided"], progress["ties"], progress["skipped"]) == (3, 2, 1, 1)
+        found = json.loads((await client.get("/api/result"))[1])
+        right = "b" if left_of(seen[1], 0) == "a" else "a"
+        winners = [left_of(seen[0], 0), right]
+        assert (found["wins_a"], found["wins_b"]) == (winners.count("a"), winners.count("b"))
+
+    run(collection, test, **out)
+
+
+def test_the_page_never_learns_whose_ranking_is_where(collection, out):
+    async def test(client, session):
+        answers = [(await client.get("/"))[1], json.dumps(await client.post("next"))]
+        view = json.loads(answers[1])["comparison"]
+        answers.append(json.dumps(await client.post("choice", {"query_id": view["query_id"], "choice": "left"})))
+        answers.append(json.dumps(await client.post("ask", {"query": "heat of the wing"})))
+        answers.append((await client.get("/api/state"))[1])
+        for text in answers:
+            assert session.config.a not in text and session.config.b not in text
+            assert '"a"' not in text and '"b"' not in text and "wins" not in text
+        shown = session.judgments.shown[view["query_id"]]
+        assert (view["left"], view["right"]) == ([*shown.a], [*shown.b]) if shown.left == "a" else ([*shown.b], [*shown.a])
+
+    run(collection, test, **out)
+
+
+def test_a_restart_goes_on_where_it_stopped(collection, out):
+    async def before(client, _):
+        first = (await client.post("next"))["comparison"]["query_id"]
+        await client.post("choice", {"query_id": first, "choice": "left"})
+        return first, (await client.post("ask", {"query": "shock  and heat"}))["comparison"]
+
+    async def after(client, session):
+        waiting = json.loads((await client.get("/api/state"))[1])["comparison"]
+        assert waiting == view and waiting["query"] == "shock and heat"
+        assert list(session.judgments.choices) == [first]
+        following = (await client.post("next"))["comparison"]["query_id"]
+        assert following == list(session.rankings.queries)[1]
+        undone = await client.post("undo")
+        assert undone["comparison"]["query_id"] == first and undone["progress"]["judged"] == 0
+        await client.post("undo", status=409)
+
+    first, view = run(collection, before, **out)
+    run(collection, after, **out)
+
+
+def test_grades_and_queries_are_written_at_once(collection, out, tmp_path):
+    async def test(client, _):
+        view = (await client.post("ask", {"query": "heat of the layer"}))["comparison"]
+        one, two = view["left"][0], view["right"][-1]
+        for doc_id, relevance in ((one, 1), (two, 0)):
+            await client.post("grade", {"query_id": view["query_id"], "doc_id": doc_id, "relevance": relevance})
+        lines = (tmp_path / "out" / "qrels" / "test.tsv").read_text().splitlines()
+        assert lines == ["query-id\tcorpus-id\tscore", *(f"{view['query_id']}\t{d}\t{g}" for d, g in {one: 1, two: 0}.items())]
+        await client.post("grade", {"query_id": view["query_id"], "doc_id": two, "relevance": None})
+        assert len((tmp_path / "out" / "qrels" / "test.tsv").read_text().splitlines()) == 2
+        assert json.loads((tmp_path / "out" / "queries.jsonl").read_text()) == {"_id": view["query_id"], "text": "heat of the layer"}
+
+    run(collection, test, **out)
+
+
+@pytest.mark.parametrize(("name", "body", "status"), [
+    ("choice", {"query_id": "q01", "choice": "left"}, 409),  # not shown yet
+    ("choice", {"query_id": "q01", "choice": "b"}, 409),
+    ("choice", {"query_id": 7}, 409),
+    ("choice", [], 409),
+    ("grade", {"query_id": "q01", "doc_id": "d01", "relevance": 1}, 409),
+    ("grade", {"query_id": "q01", "doc_id": "d01", "relevance": "<b>"}, 409),
+    ("ask", {"query": ""}, 422),
+    ("ask", {"query": "x" * 1001}, 422),
+    ("ask", {}, 409),
+])
+def test_what_does_not_fit_is_refused_and_not_kept(collection, out, tmp_path, name, body, status):
+    async def test(client, _):
+        await client.post(name, status=status, data=json.dumps(body), headers={**client.headers, "Content-Type": "application/json"})
+        assert (tmp_path / "out" / "judgments.jsonl").read_text() == ""
+
+    run(collection, test, **{**out, "a": "bm25"})
+
+
+def test_without_the_key_nothing_is_told(collection, out):
+    async def test(client, session):
+        for path in ("/", "/page.js", "/api/state", "/api/result", "/?key=wrong", f"/api/state?key={client.key}", "/?key=", "/nowhere"):
+            answer, text = await client.get(path)
+            assert answer.status == 403 and "terminal" in text, path
+            assert not any(word in text for word in (*QUERIES.values(), client.key))
+        await client.post("next", status=403)
+        assert session.judgments.shown == {}
+
+    run(collection, test, signed_in=False, **{**out, "a": "bm25"})
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8377", "127.0.0.1.evil.example", "localhost.evil.example:80", "", "[::1]",
+                                  "127.0.0.1:80@evil.example", "0.0.0.0"])
+def test_another_host_is_refused_even_with_the_key(collection, out, host):
+    async def test(client, _):
+        for path in (f"/?key={client.key}", "/api/state", "/page.js"):
+            answer, text = await client.get(path, headers={"Host": host}, allow_redirects=False)
+            assert answer.status in (400, 403) and "Set-Cookie" not in answer.headers and client.key not in text
+        answer, _ = await client.get("/api/state", headers={"Host": "localhost:9999"})  # a tunnel's
+        assert answer.status == 200
+
+    run(collection, test, **{**out, "a": "bm25"})
+
+
+def test_another_page_can_change_nothing(collection, out):
+    async def test(client, session):
+        own = client.headers
+        origins = ("http://evil.example", "null", "http://127.0.0.1:1", own["Origin"].replace("http", "https"))
+        lacking = ({}, {"Origin": own["Origin"]}, {KEY_HEADER: client.key}, {**own, KEY_HEADER: "wrong"})
+        for headers in (*lacking, *({**own, "Origin": origin} for origin in origins)):
+            await client.post("next", status=403, headers=headers)
+        await client.post("next", status=403, data="{}", headers={**own, "Content-Type": "text/plain"})
+        await client.post("next", status=403, data={"x": "1"})
+        assert session.judgments.shown == {}
+        await client.post("ask", status=413, json={"query": "x" * 100_000})
+
+    run(collection, test, **{**out, "a": "bm25"})
+
+
+def test_every_answer_forbids_what_the_page_does_not_need(collection, out):
+    async def test(client, _):
+        for path in ("/", "/page.js", "/page.css", "/api/state", "/nowhere"):
+            answer, _ = await client.get(path)
+            policy = answer.headers["Content-Security-Policy"]
+            assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
+            assert answer.headers["X-Content-Type-Options"] == "nosniff" and answer.headers["Cache-Control"] == "no-store"
+        page = (await client.get("/"))[1]
+        assert "style=" not in page and "onclick" not in page and page.count("<script") == 1 and "http" not in page.replace(client.url, "")
+
+    run(collection, test, **{**out, "a": "bm25"})
+
+
+def test_markup_in_data_travels_as_text(collection, out):
+    async def test(client, _):
+        answer = await client.post("ask", {"query": f"the {HOSTILE}"})
+        titles = ["".join(piece for piece, _ in found["title"]) for found in answer["comparison"]["documents"].values()]
+        assert HOSTILE in titles and answer["comparison"]["query"] == f"the {HOSTILE}"
+        response, page = await client.get("/")
+        assert "hacked" not in page and response.content_type == "text/html"
+        response, text = await client.get("/api/state")
+        assert response.content_type == "application/json" and HOSTILE.replace('"', '\\"') in text
+
+    run(collection, test, **out)
+
+
+def test_only_loopback_is_listened_on(collection, out):
+    """As `serve` binds it: the machine's other addresses refuse."""
+    async def test(client, session):
+        runner = web.AppRunner(client.server.app())
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, session.config.host, 0).start()
+            host, port = runner.addresses[0]
+            assert host == "127.0.0.1"
+            for other in {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {"127.0.0.1"}:
+                with socket.socket() as outside, pytest.raises(OSError):
+                    outside.settimeout(2)
+                    outside.connect((other, port))
+        finally:
+            await runner.cleanup()
+
+    run(collection, test, **{**out, "a": "bm25"})
+
+
+def test_a_ranking_that_fails_is_explained_and_may_be_asked_again(collection, out, tmp_path):
+    (tmp_path / "run.trec").write_text("".join(f"{q} Q0 nowhere 1 1.0 t\n" for q in QUERIES))
+
+    async def test(client, session):
+        for _ in range(2):
+            answer = await client.post("next", status=422)
+            assert "no document 'nowhere'" in answer["error"]
+
+    run(collection, test, **{**out, "a": "bm25", "b": str(tmp_path / "run.trec")})
+
+
+def test_the_end_reveals_the_names_and_stops(collection, out, tmp_path):
+    async def test(client, session):
+        view = (await client.post("next"))["comparison"]
+        await client.post("choice", {"query_id": view["query_id"], "choice": "right"})
+        summary = await client.post("end")
+        assert (summary["a"], summary["b"], summary["ended"], summary["judged"]) == (session.config.a, session.config.b, True, 1)
+        await asyncio.wait_for(client.server.stop.wait(), 10)
+        await client.post("choice", {"query_id": view["query_id"], "choice": "left"}, status=409)
+        assert list(session.judgments.choices.values()) == ["right"]
+
+    run(collection, test, **out)
