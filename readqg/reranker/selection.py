@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ CANDIDATES = 20
 _CUTOFF = 10
 _RESAMPLES = 10_000
 _SURE = 0.05
+_LOGIT_WIDTH = 0.25
 _COLLAPSED_SHARE = 0.01  # of the start's spread: below it, scores no longer tell documents apart
 
 
@@ -61,25 +62,32 @@ class HeldOut:
         finite = np.isfinite(logits)
         scores = np.where(finite, logits, -np.inf)
         ndcg, spreads, start = {}, [], 0
+        counts: dict[float, list[int]] = {}
         for source, ids in zip(self.doc_ids, self.candidates, strict=True):
             own = scores[start:start + len(ids)]
             rank = [doc_id for doc_id, _ in ranked(dict(zip(ids, own.tolist(), strict=True)))].index(source) + 1
             lost = not np.isfinite(own[ids.index(source)])
             ndcg[source] = 0.0 if lost or rank > _CUTOFF else 1 / math.log2(1 + rank)
             spreads.append(float(np.std(own[np.isfinite(own)])) if np.isfinite(own).any() else 0.0)
+            for doc_id, logit in zip(ids, own.tolist(), strict=True):
+                if math.isfinite(logit):
+                    counts.setdefault(round(logit / _LOGIT_WIDTH) * _LOGIT_WIDTH, [0, 0])[doc_id != source] += 1
             start += len(ids)
-        return Validation(ndcg, float(np.mean(spreads)), int((~finite).sum()))
+        logits = {f"{logit:g}": counts[logit] for logit in sorted(counts)}
+        return Validation(ndcg, float(np.mean(spreads)), int((~finite).sum()), logits)
 
 
 @dataclass(frozen=True)
 class Validation:
     """What a model makes of the held-out documents. `ndcg`: doc_id -> nDCG@10 of that document for its own query;
     `spread`: standard deviation of the logits within a query's candidates, a mean over queries; `not_finite`: logits that
-    were NaN or infinite."""
+    were NaN or infinite; `logits`: a logit, to the nearest quarter -> how many pairs of a query with its own document have it, and
+    how many with another."""
 
     ndcg: dict[str, float]
     spread: float
     not_finite: int
+    logits: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -100,7 +108,7 @@ class Validation:
 
     @classmethod
     def from_log(cls, metrics: Mapping[str, Any]) -> Validation:
-        return cls(dict(metrics["ndcg"]), float(metrics["spread"]), int(metrics["not_finite"]))
+        return cls(dict(metrics["ndcg"]), float(metrics["spread"]), int(metrics["not_finite"]), dict(metrics.get("logits", {})))
 
 
 @dataclass(frozen=True)
