@@ -73,8 +73,8 @@ class HeldOut:
                 if math.isfinite(logit):
                     counts.setdefault(round(logit / _LOGIT_WIDTH) * _LOGIT_WIDTH, [0, 0])[doc_id != source] += 1
             start += len(ids)
-        logits = {f"{logit:g}": counts[logit] for logit in sorted(counts)}
-        return Validation(ndcg, float(np.mean(spreads)), int((~finite).sum()), logits)
+        counted = {f"{logit:g}": counts[logit] for logit in sorted(counts)}
+        return Validation(ndcg, float(np.mean(spreads)), int((~finite).sum()), counted)
 
 
 @dataclass(frozen=True)
