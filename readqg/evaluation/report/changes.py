@@ -76,16 +76,16 @@ def changes(out: Place, per_query: Mapping[str, Mapping[str, float]] | None) -> 
     ids = {name: {q: [doc_id for doc_id, _ in ranked] for q, ranked in order.items()} for name, order in orders.items()}
     queries = list(ids["start"])
     overlaps = {q: rank_biased_overlap(ids["start"][q][:_DEPTH], ids["tuned"].get(q, [])[:_DEPTH]) for q in queries}
-    unchanged = sum(ids["start"][q][:_DEPTH] == ids["tuned"].get(q, [])[:_DEPTH] for q in queries)
+    unchanged = {q for q in queries if ids["start"][q][:_DEPTH] == ids["tuned"].get(q, [])[:_DEPTH]}
     describe = _Describer(out, orders, ids, overlaps, per_query)
     if per_query is None:
-        moved = [q for q in sorted(queries, key=lambda q: (overlaps[q], q)) if overlaps[q] < 1]
-        return Changes(len(queries), unchanged, [], [], describe(moved[:_SHOWN]))
+        moved = sorted(set(queries) - unchanged, key=lambda q: (overlaps[q], q))
+        return Changes(len(queries), len(unchanged), [], [], describe(moved[:_SHOWN]))
     delta = {q: values["tuned"] - values["start"] for q, values in per_query.items()}
     ordered = sorted(delta, key=lambda q: (-delta[q], q))
     gained = [q for q in ordered if delta[q] > 0][:_SHOWN]
     lost = [q for q in reversed(ordered) if delta[q] < 0][:_SHOWN]
-    return Changes(len(queries), unchanged, describe(gained), describe(lost), [])
+    return Changes(len(queries), len(unchanged), describe(gained), describe(lost), [])
 
 
 def rank_biased_overlap(first: Sequence[str], second: Sequence[str], p: float = _PERSISTENCE) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jinja2
+import polars as pl
 import yaml
 
 import readqg
@@ -140,7 +141,7 @@ def _queries_at_one(out: Place, wanted: set[str]) -> dict[str, str]:
     """doc_id -> its first query at r = 1."""
     found: dict[str, str] = {}
     for _, table in in_order(open_input(out / "queries"), ["doc_id", "relevance", "query"]) if wanted else ():
-        for doc_id, relevance, query in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            if doc_id in wanted and relevance == 1 and query:
-                found.setdefault(doc_id, query)
+        rows = pl.DataFrame(pl.from_arrow(table)).filter(pl.col("doc_id").is_in(list(wanted)), pl.col("relevance") == 1)
+        for doc_id, _, query in rows.iter_rows():
+            found.setdefault(doc_id, query or "")
     return found
