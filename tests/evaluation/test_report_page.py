@@ -37,7 +37,7 @@ def test_the_page_fits_phone_and_screen_and_works_from_the_keyboard(tmp_path, ki
             broken = await page.evaluate("[...document.querySelectorAll('svg *')].filter(e => /NaN|inf/.test(e.outerHTML)).length")
             assert broken == 0
             await page.evaluate("document.querySelector('details:not([open]) > summary').focus()")
-            await page.press("Enter")
+            await page.press(" ")
             assert await page.evaluate("document.activeElement.parentElement.open")
             assert page.errors == []
 
