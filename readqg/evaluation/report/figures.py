@@ -39,7 +39,7 @@ class Figure:
 def comparisons(rows: Sequence[Evidence]) -> Figure:
     """The differences that the verdict rests on, in points."""
     drawn = [(_versus(e), 100 * e.mean, 100 * e.low, 100 * e.high, "s2" if i == 0 else "s1") for i, e in enumerate(rows)]
-    alt = "; ".join(f"{_versus(e)}: {e.points}, {e.reading}" for e in rows)
+    alt = "; ".join(f"{_versus(e)}: {e.points}" for e in rows)
     return Figure(
         "Differences in nDCG@10", charts.intervals(drawn, "difference in nDCG@10 × 100", alt, level=0),
         "Means of paired differences with 95 % bootstrap intervals. One that crosses the broken line is within what chance gives.", (), [])

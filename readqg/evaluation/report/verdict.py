@@ -49,16 +49,17 @@ class Evidence:
 
     @property
     def points(self) -> str:
-        return f"{signed(100 * self.mean)} points (95 % interval {self._interval})"
+        """Difference, interval and reading, in words."""
+        return f"{signed(100 * self.mean)} points ({self.interval}, {self.reading})"
 
     @property
-    def _interval(self) -> str:
+    def interval(self) -> str:
         return f"{signed(100 * self.low)} to {signed(100 * self.high)}"
 
     @property
     def cells(self) -> list[str]:
         """Of its row in the table: over, before, after, difference, interval, p, better / equal / worse, reading."""
-        return [f"{self.count} {self.unit}", f"{100 * self.before:.1f}", f"{100 * self.after:.1f}", signed(100 * self.mean), self._interval,
+        return [f"{self.count} {self.unit}", f"{100 * self.before:.1f}", f"{100 * self.after:.1f}", signed(100 * self.mean), self.interval,
                 f"{self.p:.3f}", f"{self.better} / {self.equal} / {self.worse}", self.reading]
 
 
@@ -80,39 +81,35 @@ def evidence(summary: Mapping[str, Any]) -> list[Evidence]:
 
 def sentence(summary: Mapping[str, Any], rows: list[Evidence]) -> str:
     """Whether to use the tuned model and how sure that is, in one sentence."""
-    guard, for_it = summary["guard"], summary["guard"]["use"] == "tuned"
-    held_out, judged = rows[0], next((row for row in rows[1:] if row.of == LABELS["tuned"]), None)
+    held_out, judged, fused = rows[0], _row(rows, "tuned"), _row(rows, "tuned-fused")
+    said = [f"by {held_out.points.replace('(', '(95 % interval ')} on {held_out.count} {held_out.unit}"]
+    if judged:
+        said.append(f"by {judged.points} on {judged.count} {judged.unit}")
+    if fused:
+        said.append(f"by {fused.points} on these with BM25's score added to both models'")
+    changed = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
+    advice = _advice(summary["guard"]["use"] == "tuned", held_out, judged.reading if judged else None, fused.reading if fused else None)
+    return f"{advice}: the tuned model changes nDCG@10 {changed}."
+
+
+def _advice(for_it: bool, held_out: Evidence, judged: str | None, fused: str | None) -> str:
+    """The guard's word, and what the judged queries make of it."""
+    if not for_it and held_out.mean > 0:  # better, and yet not to be used
+        return "Keep the start, for the tuned model's scores are broken"
     if judged is None:
-        return _on_synthetic_alone(guard, held_out)
-    measure = next(iter(summary["evaluation"]["runs"]["start"]))
-    documents = f"{held_out.count} {held_out.unit}"
-    changed = f"on {judged.count} judged queries it changes {measure} by {judged.points}"
-    fused = next((row for row in rows if row.of == LABELS["tuned-fused"]), None)
-    also = f" (with BM25's score added to both, by {fused.points})" if fused else ""
-    match judged.reading, for_it:
-        case "better", True:
-            return f"Use the tuned model: {changed}{also}, and the {documents} agree."
-        case "better", False:
-            return (f"Consider the tuned model, though the guard does not: {changed}{also}, while the {documents} speak against it; trust "
-                    "the judged queries as far as yours are like them.")
-        case "worse", True:
-            return f"Keep the start, though the guard does not: the {documents} speak for the tuned model, but {changed}{also}."
+        weak = held_out.p > _SURE or held_out.count < _FEWEST
+        tuned = f"Use the tuned model, {'but the evidence is weak' if weak else 'on synthetic evidence alone'}"
+        return tuned if for_it else "Keep the start"
+    if judged == "better":
+        if not for_it:
+            return "Consider the tuned model, though the guard does not"
+        return "Use the tuned model" + (", but without BM25's score" if fused == "worse" else "")
+    if judged == "worse":
+        return "Keep the start" + (", though the guard does not" if for_it else "")
     if for_it:
-        weakly = " weakly" if held_out.p > _SURE else ""
-        return f"Use the tuned model, but do not count on a gain: the {documents} speak for it{weakly}; {changed}, {judged.reading}{also}."
-    so = "" if judged.reading == "worse" else f", {judged.reading}"
-    return f"Keep the start: {_against(guard, held_out)}; {changed}{so}{also}."
+        return "Use the tuned model" + (", with BM25's score added" if fused == "better" else ", but do not count on a gain")
+    return "Keep the start" + (", unless you add BM25's score" if fused == "better" else "")
 
 
-def _on_synthetic_alone(guard: Mapping[str, Any], held_out: Evidence) -> str:
-    if guard["use"] != "tuned":
-        return f"Keep the start: {_against(guard, held_out)}; there are no judged queries to say otherwise."
-    sure = "too little to be sure" if held_out.p > _SURE or held_out.count < _FEWEST else "and no judged query confirms it"
-    return (f"Use the tuned model, on synthetic evidence alone: on {held_out.count} {held_out.unit} it changes nDCG@10 by "
-            f"{held_out.points}, {sure}.")
-
-
-def _against(guard: Mapping[str, Any], held_out: Evidence) -> str:
-    if held_out.mean > 0:  # better, and yet not to be used: the scores are broken
-        return str(guard["reason"])[0].lower() + str(guard["reason"])[1:].rstrip(".")
-    return f"on {held_out.count} {held_out.unit} the tuned model is not better ({held_out.points})"
+def _row(rows: list[Evidence], of: str) -> Evidence | None:
+    return next((row for row in rows[1:] if row.of == LABELS[of]), None)
