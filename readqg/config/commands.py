@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from readqg.config.base import Location, OptionalLocation, Settings
+from readqg.config.base import Location, OptionalLocation, Settings, placement
 from readqg.config.exchange import ImportSettings
 from readqg.config.machine import MINILM_L12, Compute
 from readqg.config.stages import (
@@ -65,6 +65,8 @@ class RunConfig(Settings):
     """None: no measures of query quality beyond those of the report's own table."""
     train: TrainSettings = TrainSettings(checkpoint_steps=20, validate_steps=40)
     compute: Compute = Compute()
+    price: float | None = placement(None, ge=0)
+    """Dollars a worker and hour: the report then says what every stage cost."""
 
     @model_validator(mode="after")
     def _something_to_choose_from(self) -> RunConfig:

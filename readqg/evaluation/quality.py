@@ -36,7 +36,8 @@ QUALITY = pa.schema([
     ("rel_plus", pa.float32()), ("rel_minus", pa.float32()), ("delta", pa.float32()), ("control", pa.float32()),
     ("bm25_rank_plus", pa.float32()), ("bm25_rank_minus", pa.float32()),
     ("encoder_rank_plus", pa.float32()), ("encoder_rank_minus", pa.float32()),
-    ("query_plus", pa.string()), ("query_minus", pa.string()), ("error", pa.string()),
+    ("query_plus", pa.string()), ("query_minus", pa.string()),
+    ("judged", pa.list_(pa.struct([("relevance", pa.float32()), ("probability", pa.float32())]))), ("error", pa.string()),
 ])
 _INPUT = pa.schema([
     ("doc_id", pa.string()), ("text", pa.string()),
@@ -83,7 +84,8 @@ class QualityStage(ShardStage):
     `distinct`: share of its queries that differ. `diversity`: over its relevances, a mean over samples. `rel_plus`,
     `rel_minus`: the judge's probability at r = 1 and r = 0, means over samples; `delta` their difference. `control`: Spearman
     of r against that probability, where there are at least three relevances and the probabilities differ. The ranks: of the
-    document for its own queries, among all documents, means over samples. `query_plus`, `query_minus`: the first of them.
+    document for its own queries, among all documents, means over samples. `query_plus`, `query_minus`: the first of them. `judged`:
+    the judge's probability at every relevance, highest first, means over samples.
     What cannot be had (no query at r = 0, no encoder) is null. A document without a query, or with a judge's NaN, has an
     `error`."""
 
@@ -178,6 +180,10 @@ class QualityStage(ShardStage):
             at = self.documents.row(doc_id)
             if self._corpus is not None and at is not None:
                 row[f"encoder_rank_{side}"] = _mean([self._corpus.rank_of(at, vectors[q["query"]]) for q in own])
+        row["judged"] = [
+            {"relevance": r, "probability": _mean([q["judged"] for q in queries if q["relevance"] == r])}
+            for r in sorted({q["relevance"] for q in queries}, reverse=True)
+        ]
         if row["rel_plus"] is not None and row["rel_minus"] is not None:
             row["delta"] = row["rel_plus"] - row["rel_minus"]
         return row

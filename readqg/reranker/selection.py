@@ -32,6 +32,7 @@ CANDIDATES = 20
 _CUTOFF = 10
 _RESAMPLES = 10_000
 _SURE = 0.05
+_LOGIT_WIDTH = 0.25
 _COLLAPSED_SHARE = 0.01  # of the start's spread: below it, scores no longer tell documents apart
 
 
@@ -66,14 +67,20 @@ class HeldOut:
         finite = np.isfinite(logits)
         scores = np.where(finite, logits, -np.inf)
         ndcg, spreads, start = {}, [], 0
+        counts: dict[float, list[int]] = {}
         for source, ids in zip(self.doc_ids, self.candidates, strict=True):
             own = scores[start:start + len(ids)]
             rank = [doc_id for doc_id, _ in ranked(dict(zip(ids, own.tolist(), strict=True)))].index(source) + 1
             lost = not np.isfinite(own[ids.index(source)])
             ndcg[source] = 0.0 if lost or rank > _CUTOFF else 1 / math.log2(1 + rank)
             spreads.append(float(np.std(own[np.isfinite(own)])) if np.isfinite(own).any() else 0.0)
+            for doc_id, logit in zip(ids, own.tolist(), strict=True):
+                if math.isfinite(logit):
+                    counts.setdefault(round(logit / _LOGIT_WIDTH) * _LOGIT_WIDTH, [0, 0])[doc_id != source] += 1
             start += len(ids)
-        return Validation(ndcg, float(np.mean(spreads)), int((~finite).sum()), self._fusion_weight(logits) if finite.all() else None)
+        counted = {f"{logit:g}": counts[logit] for logit in sorted(counts)}
+        weight = self._fusion_weight(logits) if finite.all() else None
+        return Validation(ndcg, float(np.mean(spreads)), int((~finite).sum()), fusion_weight=weight, logits=counted)
 
     def _fusion_weight(self, logits: np.ndarray) -> float | None:
         if not self.first:
@@ -87,12 +94,14 @@ class HeldOut:
 class Validation:
     """What a model makes of the held-out documents. `ndcg`: doc_id -> nDCG@10 of that document for its own query;
     `spread`: standard deviation of the logits within a query's candidates, a mean over queries; `not_finite`: logits that
-    were NaN or infinite; `fusion_weight`: the weight of BM25 beside the model that is best for these documents, all of them."""
+    were NaN or infinite; `fusion_weight`: the weight of BM25 beside the model that is best for these documents, all of them;
+    `logits`: a logit, to the nearest quarter -> how many pairs of a query with its own document have it, and how many with another."""
 
     ndcg: dict[str, float]
     spread: float
     not_finite: int
     fusion_weight: float | None = None
+    logits: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -113,7 +122,8 @@ class Validation:
 
     @classmethod
     def from_log(cls, metrics: Mapping[str, Any]) -> Validation:
-        return cls(dict(metrics["ndcg"]), float(metrics["spread"]), int(metrics["not_finite"]), metrics.get("fusion_weight"))
+        return cls(dict(metrics["ndcg"]), float(metrics["spread"]), int(metrics["not_finite"]), metrics.get("fusion_weight"),
+                   dict(metrics.get("logits", {})))
 
 
 @dataclass(frozen=True)

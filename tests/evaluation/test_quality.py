@@ -173,6 +173,8 @@ def test_the_measures_of_a_grid_equal_their_definitions(measure, judge, encoder,
     assert (row["rel_plus"], row["rel_minus"]) == pytest.approx((judged[0], judged[4]), abs=1e-6)
     assert row["delta"] == pytest.approx(judged[0] - judged[4], abs=1e-6)
     assert row["control"] == pytest.approx(stats.spearmanr(relevances, judged).statistic, abs=1e-6)
+    assert [point["relevance"] for point in row["judged"]] == relevances
+    assert [point["probability"] for point in row["judged"]] == pytest.approx(judged, abs=1e-6)
     assert (row["query_plus"], row["query_minus"]) == ("heat flow", "heat flow")
     cosines = bi_encoder.encode([t for t in Documents.open(documents).texts(["d0", "d1", "d2", "d4"])]) @ vectors[0]
     assert row["encoder_rank_plus"] == row["encoder_rank_minus"] == 1 + (cosines > cosines[0]).sum()
@@ -184,6 +186,7 @@ def test_samples_are_averaged(measure, judge, documents):
     row = measure(queries)["d1"]
     judged = Judge.open(str(judge), 512, 8192).probabilities([(q["query"], "the wing in a flow") for q in queries])
     assert row["rel_plus"] == pytest.approx(judged[:2].mean(), abs=1e-6)
+    assert [point["probability"] for point in row["judged"]] == pytest.approx([judged[:2].mean(), judged[2:].mean()], abs=1e-6)
     assert row["bm25_rank_plus"] == (1 + len(DOCUMENTS)) / 2
     assert row["n_queries"] == 4 and row["control"] is None and row["query_plus"] == "wing"
 

@@ -30,6 +30,13 @@ def test_ndcg_of_the_source_document_by_its_rank():
     assert found.score == pytest.approx((1 + 1 / math.log2(3)) / 2)
 
 
+def test_logits_are_counted_to_the_nearest_quarter():
+    held_out = _held_out({"a": ["b", "a", "c"], "d": ["d", "e"]})
+    found = held_out.judge(np.array([3.1, 2.0, -0.1, 2.1, np.nan]))
+    assert found.logits == {"0": [0, 1], "2": [2, 0], "3": [0, 1]}
+    assert Validation.from_log(json.loads(json.dumps(found.to_log()))).logits == found.logits
+
+
 def test_ties_go_to_the_higher_doc_id():
     assert _held_out({"b": ["a", "b"]}).judge(np.zeros(2)).score == 1.0
     assert _held_out({"a": ["a", "b"]}).judge(np.zeros(2)).score == pytest.approx(1 / math.log2(3))

@@ -1,0 +1,115 @@
+"""The sentence that a report opens with, and the comparisons that it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from readqg.evaluation.charts import signed
+from readqg.evaluation.report.measured import LABELS
+
+_OF_NOTE = 0.02
+"""A difference in nDCG@10 that would matter; an interval that reaches further to both sides of 0 cannot tell."""
+_FEWEST = 10
+"""Below it a bootstrap interval is no guide."""
+_SURE = 0.05
+_MATTERS = (("tuned", "start"), ("tuned-fused", "start-fused"), ("start-fused", "start"))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One paired comparison: nDCG@10 (or the first measure) of the second from the first, 95 % interval, and who won how often."""
+
+    of: str
+    against: str
+    unit: str
+    count: int
+    before: float
+    after: float
+    mean: float
+    low: float
+    high: float
+    p: float
+    better: int
+    worse: int
+
+    @property
+    def equal(self) -> int:
+        return self.count - self.better - self.worse
+
+    @property
+    def reading(self) -> str:
+        """better, worse, no difference of note, or too few to tell."""
+        if self.count >= _FEWEST and (self.low > 0 or self.high < 0):
+            return "better" if self.low > 0 else "worse"
+        if self.count >= _FEWEST and max(-self.low, self.high) <= _OF_NOTE:
+            return "no difference of note"
+        return "too few to tell"
+
+    @property
+    def points(self) -> str:
+        """Difference, interval and reading, in words."""
+        return f"{signed(100 * self.mean)} points ({self.interval}, {self.reading})"
+
+    @property
+    def interval(self) -> str:
+        return f"{signed(100 * self.low)} to {signed(100 * self.high)}"
+
+    @property
+    def cells(self) -> list[str]:
+        """Of its row in the table: over, before, after, difference, interval, p, better / equal / worse, reading."""
+        return [f"{self.count} {self.unit}", f"{100 * self.before:.1f}", f"{100 * self.after:.1f}", signed(100 * self.mean), self.interval,
+                f"{self.p:.3f}", f"{self.better} / {self.equal} / {self.worse}", self.reading]
+
+
+def evidence(summary: Mapping[str, Any]) -> list[Evidence]:
+    """Held-out synthetic documents (the guard) first, then what the judged queries say of tuned against start, with BM25's score
+    added to both, and of adding it."""
+    guard, found = summary["guard"], summary["evaluation"]
+    low, high = guard["interval"]
+    rows = [Evidence("tuned", "start", "held-out synthetic documents", guard["held_out_documents"], guard["before"], guard["after"],
+                     guard["difference"], low, high, guard["p_value"], guard["better"], guard["worse"])]
+    for of, against in _MATTERS if found else ():
+        d = next((d for d in found["differences"] if (d["of"], d["against"]) == (of, against)), None)
+        if d is not None:
+            before, after = (next(iter(found["runs"][name].values())) for name in (against, of))
+            rows.append(Evidence(LABELS[of], LABELS[against], "judged queries", d["queries"], before, after, d["mean"], d["low"],
+                                 d["high"], d["p"], d["better"], d["worse"]))
+    return rows
+
+
+def sentence(summary: Mapping[str, Any], rows: list[Evidence]) -> str:
+    """Whether to use the tuned model and how sure that is, in one sentence."""
+    held_out, judged, fused = rows[0], _row(rows, "tuned"), _row(rows, "tuned-fused")
+    said = [f"by {held_out.points.replace('(', '(95 % interval ')} on {held_out.count} {held_out.unit}"]
+    if judged:
+        said.append(f"by {judged.points} on {judged.count} {judged.unit}")
+    if fused:
+        said.append(f"by {fused.points} on these with BM25's score added to both models'")
+    changed = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
+    advice = _advice(summary["guard"]["use"] == "tuned", held_out, judged.reading if judged else None, fused.reading if fused else None)
+    return f"{advice}: the tuned model changes nDCG@10 {changed}."
+
+
+def _advice(for_it: bool, held_out: Evidence, judged: str | None, fused: str | None) -> str:
+    """The guard's word, and what the judged queries make of it."""
+    if not for_it and held_out.mean > 0:  # better, and yet not to be used
+        return "Keep the start, for the tuned model's scores are broken"
+    if judged is None:
+        weak = held_out.p > _SURE or held_out.count < _FEWEST
+        tuned = f"Use the tuned model, {'but the evidence is weak' if weak else 'on synthetic evidence alone'}"
+        return tuned if for_it else "Keep the start"
+    if judged == "better":
+        if not for_it:
+            return "Consider the tuned model, though the guard does not"
+        return "Use the tuned model" + (", but without BM25's score" if fused == "worse" else "")
+    if judged == "worse":
+        return "Keep the start" + (", though the guard does not" if for_it else "")
+    if for_it:
+        return "Use the tuned model" + (", with BM25's score added" if fused == "better" else ", but do not count on a gain")
+    return "Keep the start" + (", unless you add BM25's score" if fused == "better" else "")
+
+
+def _row(rows: list[Evidence], of: str) -> Evidence | None:
+    return next((row for row in rows[1:] if row.of == LABELS[of]), None)
