@@ -50,6 +50,7 @@ def summary_of(out: Path, **config) -> dict:
         "sample": False, "corpus": {"documents": 40, "queries": 12 if ranked else 0, "judgments": 12}, "cut": [SCRIPT],
         "seconds": {"import": 1.0, "train": 7200.0}, "guard": json.loads((out / "reranker" / "guard.json").read_text()),
         "evaluation": report.evaluation(place_of(out), MEASURES), "quality": None, "use": "the start",
+        "fusion_weight": {"start": 0.5, "tuned": 0.7} if (out / "tuned-fused").is_dir() else {},
         "config": make(RunConfig, {"corpus": str(out / "corpus"), **config}).model_dump(mode="json"),
     }
 
