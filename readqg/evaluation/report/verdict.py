@@ -86,7 +86,7 @@ def sentence(summary: Mapping[str, Any], rows: list[Evidence]) -> str:
     if judged:
         said.append(f"by {judged.points} on {judged.count} {judged.unit}")
     if fused:
-        said.append(f"by {fused.points} on these with BM25's score added to both models'")
+        said.append(f"by {fused.points} with BM25's score added to both")
     changed = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
     advice = _advice(summary["guard"]["use"] == "tuned", held_out, judged.reading if judged else None, fused.reading if fused else None)
     return f"{advice}: the tuned model changes nDCG@10 {changed}."
