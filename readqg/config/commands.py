@@ -35,10 +35,15 @@ class RunConfig(Settings):
     corpus: OptionalLocation = None
     """A BEIR folder or a file of documents; none: the sample that comes with the package."""
     out: Location = "readqg-out"
+    """The folder to make: every stage's folder, `reranker`, `report.html`, `summary.json`."""
     split: str = "test"
+    """Which `qrels/SPLIT.tsv` of a BEIR folder."""
     prompts: OptionalLocation = None
+    """A prompts folder; none: the ones that come with the package."""
     backbone: OptionalLocation = None
+    """None: the one named in the prompts folder."""
     start: Location = MINILM_L12
+    """The cross-encoder to adapt, and to compare with."""
     max_documents: int | None = Field(None, ge=1)
     """Documents that queries are written for, drawn by a stable hash (the whole corpus is always searched)."""
     max_queries: int | None = Field(None, ge=1)
@@ -74,6 +79,7 @@ class PlanConfig(RunConfig):
     accelerators: int = Field(1, ge=1)
     """Model workers: GPUs, or processes on a CPU machine."""
     accelerators_per_node: int = Field(1, ge=1)
+    """Lost together where a node is lost."""
     price: float | None = Field(None, ge=0)
     """Dollars an accelerator and hour; none: a round figure for on-demand cloud machines, 0 for `here`."""
     failures_per_node_hour: float = Field(0.0, ge=0)
@@ -83,6 +89,7 @@ class PlanConfig(RunConfig):
     rates: OptionalLocation = None
     """A file that `save_rates` wrote, on a machine of the kind."""
     save_rates: str | None = None
+    """A file to write the measured rates to, for `rates` elsewhere."""
 
 
 class SubmitConfig(Settings):

@@ -18,6 +18,7 @@ class Collection(Settings):
     source: Location = "sample"
     """A BEIR folder; `sample`: the one that comes with the package."""
     split: str = "test"
+    """Which `qrels/SPLIT.tsv`."""
     half: Literal["scan", "report"] | None = None
     """One half of its judged queries, drawn by a stable hash: choices are made on `scan`, and `report` alone is reported."""
     run: dict[str, Any] = Field(default_factory=dict)
@@ -28,6 +29,7 @@ class Recipe(Settings):
     """A way of adapting the start."""
 
     note: str = ""
+    """A line for the tables."""
     train: bool = True
     """False: the start as it is."""
     average: float | None = Field(None, ge=0, le=1)
@@ -47,11 +49,15 @@ class Matrix(Settings):
     collections as they are listed, in these the recipes."""
 
     title: str
+    """Of the tables."""
     note: str = ""
     """What was cut, and why."""
     collections: dict[str, Collection] = Field(min_length=1)
+    """By name."""
     recipes: dict[str, Recipe] = Field(min_length=1)
+    """By name."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """One cell a collection, recipe and seed."""
     varies: tuple[Literal["generator", "queries", "training"], ...] = ("queries", "training")
     """What a seed draws anew: the training of prompts (or their examples), the sampling of queries, the order in which the re-ranker
     is trained."""
@@ -84,6 +90,7 @@ class ExperimentConfig(Settings):
     file: Location
     """YAML: title, collections, recipes, seeds, run."""
     out: Location
+    """The folder to make: cells, tables, results."""
     cells: int | None = Field(None, ge=1)
     """Stop after so many cells; the same command goes on."""
     tables_only: bool = False
