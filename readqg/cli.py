@@ -148,7 +148,8 @@ def _shared_flags() -> argparse.ArgumentParser:
 
 
 def _split_submit(argv: list[str]) -> tuple[list[str], tuple[str, ...]]:
-    """`submit`'s own flags and the stage's name; all the others, which are the stage's."""
+    """`submit`'s own flags and the stage's name; all the others, which are the stage's. A dry run is one of `submit`, and a script in
+    `jobs/` ends with its JSON line unasked."""
     own: list[str] = [argv[0]]
     passed: list[str] = []
     stage = False
@@ -160,7 +161,7 @@ def _split_submit(argv: list[str]) -> tuple[list[str], tuple[str, ...]]:
         elif not stage and not passed and (word in COMMANDS or word == "tune"):
             own += ["--stage", f"tune-{next(rest, '')}" if word == "tune" else word]
             stage = True
-        elif word in ("-h", "--help") and not passed:
+        elif word in ("--dry-run", "--json") or (word in ("-h", "--help") and not passed):
             own.append(word)
         else:
             passed.append(word)

@@ -101,6 +101,15 @@ def test_what_cannot_be_understood_is_code_2_and_with_json_one_line(capsys, argv
     assert "│" not in last["message"]
 
 
+@pytest.mark.parametrize("at", [1, 2, 6])
+def test_a_dry_run_of_submit_submits_nothing(capsys, at):
+    argv = ["submit", "run", "--address", "http://127.0.0.1:9", "--corpus", "x"]
+    code, out, err = run(capsys, *argv[:at], "--dry-run", *argv[at:])
+    resolved = yaml.safe_load(out)
+    assert code == 0, err
+    assert (resolved["stage"], resolved["flags"][:2]) == ("run", ["--corpus", "x"])
+
+
 def test_ctrl_c_is_code_130_and_with_json_one_line(capsys, monkeypatch):
     def stop(config):
         raise Stopped(signal.SIGINT)
