@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Union
 
 import tyro
 import yaml
@@ -54,9 +54,11 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(config.EvaluateConfig, api.evaluate, "Measures"),
     "quality": Command(config.QualityConfig, api.quality, "Measures"),
     "experiment": Command(config.ExperimentConfig, api.experiment, "Measures", "file"),
+    "inspect": Command(config.InspectConfig, api.inspect, "Measures", "queries"),
     "plan": Command(config.PlanConfig, api.plan, "Measures"),
     "doctor": Command(config.DoctorConfig, api.doctor, "Measures"),
     "verify": Command(config.VerifyConfig, api.verify, "Measures", "folder"),
+    "clean": Command(config.CleanConfig, api.clean, "Measures", "folder"),
     "tune-generator": Command(config.TuneGeneratorConfig, api.tune_generator, "Searches"),
     "tune-reranker": Command(config.TuneRerankerConfig, api.tune_reranker, "Searches"),
     "tune-pipeline": Command(config.TunePipelineConfig, api.tune_pipeline, "Searches"),
@@ -70,7 +72,7 @@ EXIT_CODES = {
     143: "Ended by SIGTERM. The same command goes on from there.",
 }
 # Parts of a summary that files of the output folder hold, or that a table has shown.
-_NOT_SHOWN = {"parts", "files", "fingerprint", "config", "evaluation", "cut", "seconds", "stages", "if_larger", "findings"}
+_NOT_SHOWN = {"parts", "files", "fingerprint", "config", "evaluation", "cut", "seconds", "stages", "if_larger", "findings", "rows"}
 
 
 class _WrongFlags(ConfigError):
@@ -96,6 +98,8 @@ def _main(argv: list[str]) -> int:
 
         Console().print(f"readqg {readqg.__version__}", highlight=False)
         return 0
+    if argv[0] == "--completion":
+        return _completion(argv[1:])
     if argv[0] == "tune" and len(argv) > 1:
         argv = [f"tune-{argv[1]}", *argv[2:]]
     if argv[0] not in COMMANDS:
@@ -136,6 +140,16 @@ def _main(argv: list[str]) -> int:
         return _failed(argv[0], Stopped.__name__, message, shared.json, stop.exit_code)
     _show(argv[0], summary, shared.json)
     return int(summary.get("exit_code", 0))
+
+
+def _completion(shells: list[str]) -> int:
+    """Print what a shell completes commands and their flags by."""
+    if len(shells) != 1 or shells[0] not in ("bash", "zsh", "tcsh"):
+        Console(stderr=True).print("readqg --completion bash|zsh|tcsh", highlight=False, markup=False)
+        return 2
+    kinds = [Annotated[command.config, tyro.conf.subcommand(name)] for name, command in COMMANDS.items()]
+    tyro.cli(Union[tuple(kinds)], prog="readqg", args=["--tyro-print-completion", shells[0]])  # type: ignore[call-overload]
+    return 0
 
 
 def _shared_flags() -> argparse.ArgumentParser:
@@ -249,7 +263,7 @@ def _help() -> None:
     console.print(
         "`readqg STAGE --help` lists a stage's flags. Every stage: --config FILE, --preset "
         + "|".join(sorted(config.PRESETS))
-        + ", --dry-run, --json.\nThe same command again goes on where it stopped.",
+        + ", --dry-run, --json.\nThe same command again goes on where it stopped. `readqg --completion bash|zsh|tcsh` prints what a shell completes it by.",
         highlight=False,
         markup=False,
     )

@@ -1,7 +1,9 @@
 """The command line: help, layers, dry run, errors, exit codes."""
 
 import json
+import shutil
 import signal
+import subprocess
 
 import pytest
 import yaml
@@ -108,6 +110,32 @@ def test_a_dry_run_of_submit_submits_nothing(capsys, at):
     resolved = yaml.safe_load(out)
     assert code == 0, err
     assert (resolved["stage"], resolved["flags"][:2]) == ("run", ["--corpus", "x"])
+
+
+@pytest.mark.parametrize("typed, expected", [("readqg tr", {"train-reranker", "train-generator"}), ("readqg generate --top", {"--top-k"})])
+def test_bash_completes_commands_and_flags(capsys, tmp_path, typed, expected):
+    code, script, _ = run(capsys, "--completion", "bash")
+    assert code == 0
+    (tmp_path / "completion").write_text(script)
+    complete = """
+        source "$1"; COMP_LINE="$2"; COMP_POINT=${#COMP_LINE}; read -ra COMP_WORDS <<< "$2"; COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        function=$(complete -p readqg | sed 's/.*-F \\([^ ]*\\).*/\\1/'); $function readqg "${COMP_WORDS[-1]}"; printf '%s\n' "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(["bash", "-c", complete, "bash", tmp_path / "completion", typed], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == expected, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_zsh_can_read_its_completion(capsys, tmp_path):
+    _, script, _ = run(capsys, "--completion", "zsh")
+    (tmp_path / "_readqg").write_text(script)
+    subprocess.run(["zsh", "-n", tmp_path / "_readqg"], check=True)
+    assert script.startswith("#compdef readqg") and "train-reranker" in script
+
+
+def test_completion_for_no_shell_that_is_known_says_which_are(capsys):
+    code, _, err = run(capsys, "--completion", "fish")
+    assert code == 2 and "bash|zsh|tcsh" in err
 
 
 def test_ctrl_c_is_code_130_and_with_json_one_line(capsys, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from readqg.config.base import Location, OptionalLocation, Settings
 from readqg.config.exchange import ImportSettings
@@ -23,6 +23,48 @@ from readqg.config.training import RerankerSettings, TrainSettings
 class VerifyConfig(Settings):
     folder: Location
     """A stage's output folder, or the folder of a whole run."""
+
+
+class InspectConfig(Settings):
+    """Which of all these queries are bad? The least likely come first."""
+
+    queries: Location
+    """A queries folder."""
+    quality: OptionalLocation = None
+    """The output of `readqg quality` for these queries: adds the judge's probability, a document's mean at r = 1 and at r = 0."""
+    relevance: float | None = Field(None, ge=0, le=1)
+    """Only queries that were asked at this r."""
+    min_likelihood: float | None = None
+    """Only queries of at least this log-likelihood a token, nats."""
+    max_likelihood: float | None = None
+    """Only queries of at most this log-likelihood a token, nats."""
+    duplicates: bool = False
+    """Only queries that occur more than once, case and spaces aside; the most frequent come first."""
+    errors: bool = False
+    """Only rows with an error."""
+    grep: str | None = None
+    """Only queries in which this regular expression is found, case aside."""
+    sort: Literal["likelihood", "score", "times"] = "likelihood"
+    """What comes first: the least likely, the worst judged for their r (needs `quality`), or the most frequent."""
+    limit: int = Field(20, ge=0)
+    """Queries shown; 0: all."""
+
+    @model_validator(mode="after")
+    def _score_is_there(self) -> InspectConfig:
+        if self.sort == "score" and self.quality is None:
+            raise ValueError("sort score needs quality: give the output of `readqg quality` for these queries")
+        return self
+
+
+class CleanConfig(Settings):
+    """What nobody needs any more; listed unless `yes` says to remove it."""
+
+    folder: OptionalLocation = None
+    """A stage's output folder, or the folder of a whole run."""
+    cache: bool = False
+    """Also what this machine's cache holds of stores: copies of models and parts, and the state of trainings."""
+    yes: bool = False
+    """Remove what is listed."""
 
 
 class DoctorConfig(Settings):
