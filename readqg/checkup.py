@@ -117,7 +117,7 @@ def _room() -> Iterator[Finding]:
     disk = shutil.disk_usage(folder)
     full = disk.used / disk.total > _RAY_FULL_SHARE
     yield Finding("Ray's folder", f"{disk.free / _GIB:.0f} GiB free at {folder}", *(
-        ("missing", "Ray stores nothing on a disk that is 95 % full: make room, or let RAY_TMPDIR name a folder elsewhere.") if full else ()))
+        ("missing", "Ray spills nothing to a disk that is 95 % full: make room, or set RAY_TMPDIR to a folder elsewhere.") if full else ()))
     if os.path.isdir("/dev/shm"):
         free = shutil.disk_usage("/dev/shm").free / _GIB
         short = free < _ENOUGH_SHM_GIB

@@ -62,7 +62,7 @@ def clean(config: CleanConfig) -> dict[str, Any]:
 
 def _of_folders(root: str) -> Iterator[Leftover]:
     if is_store(root):
-        raise ConfigError(f"{root}: in a store nothing is left over that takes room. `readqg clean --cache` is for what was fetched from it.")
+        raise ConfigError(f"{root}: nothing that takes room is left over in a store. `readqg clean --cache`: what was fetched from it.")
     if not Path(root).is_dir():
         raise InputError(f"{root}: no such folder.")
     folders = sorted(p.parent for p in Path(root).rglob("_config.json") if not _WITHIN & set(p.relative_to(root).parts))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import logging
+import operator
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Union
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 import yaml
@@ -147,8 +149,9 @@ def _completion(shells: list[str]) -> int:
     if len(shells) != 1 or shells[0] not in ("bash", "zsh", "tcsh"):
         Console(stderr=True).print("readqg --completion bash|zsh|tcsh", highlight=False, markup=False)
         return 2
-    kinds = [Annotated[command.config, tyro.conf.subcommand(name)] for name, command in COMMANDS.items()]
-    tyro.cli(Union[tuple(kinds)], prog="readqg", args=["--tyro-print-completion", shells[0]])  # type: ignore[call-overload]
+    kinds: list[Any] = [Annotated[command.config, tyro.conf.subcommand(name)] for name, command in COMMANDS.items()]
+    with contextlib.suppress(SystemExit):  # how tyro ends
+        tyro.cli(functools.reduce(operator.or_, kinds), prog="readqg", args=["--tyro-print-completion", shells[0]])
     return 0
 
 
@@ -263,7 +266,8 @@ def _help() -> None:
     console.print(
         "`readqg STAGE --help` lists a stage's flags. Every stage: --config FILE, --preset "
         + "|".join(sorted(config.PRESETS))
-        + ", --dry-run, --json.\nThe same command again goes on where it stopped. `readqg --completion bash|zsh|tcsh` prints what a shell completes it by.",
+        + ", --dry-run, --json.\nThe same command again goes on where it stopped. "
+        "`readqg --completion bash|zsh|tcsh` prints what a shell completes it by.",
         highlight=False,
         markup=False,
     )

@@ -31,9 +31,11 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
         same=pl.col("query").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars(),
     )
     counts = queries.filter(pl.col("same") != "").group_by(pl.col("same").hash().alias("hash")).agg(times=pl.len())
-    queries = queries.with_columns(hash=pl.col("same").hash()).join(counts, on="hash", how="left").with_columns(score=pl.lit(None, pl.Float32))
-    if config.quality is not None:
-        queries = _scored(queries.drop("score"), open_input(config.quality, ("doc_id", "rel_plus", "rel_minus")))
+    queries = queries.with_columns(hash=pl.col("same").hash()).join(counts, on="hash", how="left")
+    if config.quality is None:
+        queries = queries.with_columns(score=pl.lit(None, pl.Float32))
+    else:
+        queries = _scored(queries, open_input(config.quality, ("doc_id", "rel_plus", "rel_minus")))
     kept = queries.filter(*_filters(config))
     order = {
         "likelihood": [pl.col("per_token")],
@@ -88,11 +90,14 @@ def _filters(config: InspectConfig) -> list[pl.Expr]:
 
 def _table(rows: pl.DataFrame) -> None:
     table = Table(box=box.SIMPLE, pad_edge=False)
-    for name, justify in (("document", "left"), ("r", "right"), ("nats/token", "right"), ("times", "right"), ("score", "right"), ("query", "left")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("document")
+    for name in ("r", "nats/token", "times", "score"):
+        table.add_column(name, justify="right")
+    table.add_column("query")
     for row in rows.iter_rows(named=True):
         said = row["error"] if row["query"] is None else row["query"]
-        cells = (row["doc_id"], f"{row['relevance']:g}", _number(row["per_token"]), str(row["times"] or ""), _number(row["score"]), said or "")
+        numbers = (f"{row['relevance']:g}", _number(row["per_token"]), str(row["times"] or ""), _number(row["score"]))
+        cells = (row["doc_id"], *numbers, said or "")
         # Texts come from a corpus and a model: no markup, no control characters that a terminal would obey.
         table.add_row(*(Text("".join(c if c.isprintable() else "·" for c in cell)) for cell in cells))
     Console(stderr=True).print(table)

@@ -112,14 +112,18 @@ def test_a_dry_run_of_submit_submits_nothing(capsys, at):
     assert (resolved["stage"], resolved["flags"][:2]) == ("run", ["--corpus", "x"])
 
 
-@pytest.mark.parametrize("typed, expected", [("readqg tr", {"train-reranker", "train-generator"}), ("readqg generate --top", {"--top-k"})])
+@pytest.mark.parametrize("typed, expected", [
+    ("readqg tr", {"train-reranker", "train-generator"}), ("readqg generate --top", {"--top-k"}),
+    ("readqg generate --documents x --decoding ", {"greedy", "beam", "top_k"}),
+])
 def test_bash_completes_commands_and_flags(capsys, tmp_path, typed, expected):
     code, script, _ = run(capsys, "--completion", "bash")
     assert code == 0
     (tmp_path / "completion").write_text(script)
     complete = """
-        source "$1"; COMP_LINE="$2"; COMP_POINT=${#COMP_LINE}; read -ra COMP_WORDS <<< "$2"; COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
-        function=$(complete -p readqg | sed 's/.*-F \\([^ ]*\\).*/\\1/'); $function readqg "${COMP_WORDS[-1]}"; printf '%s\n' "${COMPREPLY[@]}"
+        source "$1"; COMP_LINE="$2"; COMP_POINT=${#COMP_LINE}; read -ra COMP_WORDS <<< "$2"; [[ $2 == *' ' ]] && COMP_WORDS+=(''); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        function=$(complete -p readqg | sed 's/.*-F \\([^ ]*\\).*/\\1/'); $function readqg "${COMP_WORDS[-1]}"
+        printf '%s\n' "${COMPREPLY[@]}"
     """
     done = subprocess.run(["bash", "-c", complete, "bash", tmp_path / "completion", typed], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) == expected, done.stderr
