@@ -121,7 +121,9 @@ def test_bash_completes_commands_and_flags(capsys, tmp_path, typed, expected):
     assert code == 0
     (tmp_path / "completion").write_text(script)
     complete = """
-        source "$1"; COMP_LINE="$2"; COMP_POINT=${#COMP_LINE}; read -ra COMP_WORDS <<< "$2"; [[ $2 == *' ' ]] && COMP_WORDS+=(''); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        source "$1"
+        COMP_LINE="$2"; COMP_POINT=${#COMP_LINE}; read -ra COMP_WORDS <<< "$2"; [[ $2 == *' ' ]] && COMP_WORDS+=('')
+        COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
         function=$(complete -p readqg | sed 's/.*-F \\([^ ]*\\).*/\\1/'); $function readqg "${COMP_WORDS[-1]}"
         printf '%s\n' "${COMPREPLY[@]}"
     """

@@ -128,7 +128,10 @@ def _cell(text: str) -> str:
 def main() -> int:
     """Write the page, or say whether the one that is there is that."""
     if "--check" in sys.argv[1:]:
-        return int(FILE.read_text() != reference())
+        if FILE.read_text() == reference():
+            return 0
+        sys.stderr.write(f"{FILE.name} is not what the classes give: {RENEW}\n")
+        return 1
     FILE.write_text(reference())
     return 0
 
