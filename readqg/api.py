@@ -203,6 +203,20 @@ def doctor(config: c.DoctorConfig) -> Summary:
     return check_up()
 
 
+def inspect(config: c.InspectConfig) -> Summary:
+    """Generated queries, the bad ones first: by likelihood, by a judge's score, duplicates, by a pattern."""
+    from readqg.inspecting import inspect
+
+    return inspect(config)
+
+
+def clean(config: c.CleanConfig) -> Summary:
+    """What folders and cache hold that nobody needs any more (killed tries, old checkpoints): listed, or removed with --yes."""
+    from readqg.cleaning import clean
+
+    return clean(config)
+
+
 def verify(config: c.VerifyConfig) -> Summary:
     """Every file of a folder (and of the folders in it) compared with its sha256; raises `FolderError` where one differs."""
     from readqg import shards

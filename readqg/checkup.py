@@ -25,6 +25,7 @@ from readqg.sample import weights
 
 _GIB = 1024**3
 _ENOUGH_MEMORY_GIB, _ENOUGH_DISK_GIB, _ENOUGH_SHM_GIB = 6, 5, 0.2
+_RAY_FULL_SHARE = 0.95
 _HUB_TIMEOUT_S = 5
 
 
@@ -112,6 +113,11 @@ def _room() -> Iterator[Finding]:
         free = shutil.disk_usage(path).free / _GIB
         short = free < _ENOUGH_DISK_GIB
         yield Finding(name, f"{free:.0f} GiB free at {path}", *(("slow", "Set-up and sample need about 4 GiB.") if short else ()))
+    folder = _existing(Path(os.environ.get("RAY_TMPDIR") or "/tmp"))
+    disk = shutil.disk_usage(folder)
+    full = disk.used / disk.total > _RAY_FULL_SHARE
+    yield Finding("Ray's folder", f"{disk.free / _GIB:.0f} GiB free at {folder}", *(
+        ("missing", "Ray spills nothing to a disk that is 95 % full: make room, or set RAY_TMPDIR to a folder elsewhere.") if full else ()))
     if os.path.isdir("/dev/shm"):
         free = shutil.disk_usage("/dev/shm").free / _GIB
         short = free < _ENOUGH_SHM_GIB

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import itertools
 import json
 import logging
+import operator
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 import yaml
@@ -61,21 +63,33 @@ COMMANDS: dict[str, Command] = {
     "compare": Command(config.CompareConfig, api.compare, "Measures", ("a", "b")),
     "quality": Command(config.QualityConfig, api.quality, "Measures"),
     "experiment": Command(config.ExperimentConfig, api.experiment, "Measures", ("file",), planned=api.experiment_cells),
+    "inspect": Command(config.InspectConfig, api.inspect, "Measures", ("queries",)),
     "plan": Command(config.PlanConfig, api.plan, "Measures"),
     "doctor": Command(config.DoctorConfig, api.doctor, "Measures"),
     "verify": Command(config.VerifyConfig, api.verify, "Measures", ("folder",)),
+    "clean": Command(config.CleanConfig, api.clean, "Measures", ("folder",)),
     "tune-generator": Command(config.TuneGeneratorConfig, api.tune_generator, "Searches"),
     "tune-reranker": Command(config.TuneRerankerConfig, api.tune_reranker, "Searches"),
     "tune-pipeline": Command(config.TunePipelineConfig, api.tune_pipeline, "Searches"),
     "submit": Command(config.SubmitConfig, api.submit, "A cluster", ("stage",)),
 }
-EXIT_ERROR = 1
+EXIT_CODES = {
+    0: "Done. (`verify`: nothing differs; `submit`: the job succeeded.)",
+    1: "It could not be done, and the message says why and what to do. What was finished before stays.",
+    2: "The command as given cannot be understood: an unknown command, flag or field, a value out of range. Nothing was begun.",
+    130: "Ended by Ctrl-C (`submit`: the job goes on). The same command goes on from there.",
+    143: "Ended by SIGTERM. The same command goes on from there.",
+}
 # Parts of a summary that files of the output folder hold, or that a table has shown.
-_NOT_SHOWN = {"parts", "files", "fingerprint", "config", "evaluation", "cut", "seconds", "stages", "if_larger", "findings"}
+_NOT_SHOWN = {"parts", "files", "fingerprint", "config", "evaluation", "cut", "seconds", "stages", "if_larger", "findings", "rows"}
+
+
+class _WrongFlags(ConfigError):
+    """Of which tyro has told on standard error."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done; 1 an error that was explained; 2 wrong usage; 130 after Ctrl-C, 143 after SIGTERM."""
+    """Entry point. Ends with one of `EXIT_CODES`, or, from `submit`, with that of the job."""
     sys.exit(_main(list(sys.argv[1:] if argv is None else argv)))
 
 
@@ -93,13 +107,14 @@ def _main(argv: list[str]) -> int:
 
         Console().print(f"readqg {readqg.__version__}", highlight=False)
         return 0
+    if argv[0] == "--completion":
+        return _completion(argv[1:])
     if argv[0] == "tune" and len(argv) > 1:
         argv = [f"tune-{argv[1]}", *argv[2:]]
     if argv[0] not in COMMANDS:
-        Console(stderr=True).print(
-            f"readqg: no command {argv[0]!r}. There are: {', '.join(COMMANDS)}.", highlight=False, markup=False
-        )
-        return 2
+        message = f"no command {argv[0]!r}. There are: {', '.join(COMMANDS)}."
+        Console(stderr=True).print(f"readqg: {message}", highlight=False, markup=False)
+        return _failed(argv[0], ConfigError.__name__, message, "--json" in argv, 2)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("readqg").setLevel(logging.INFO)
     if argv[0] == "submit":
@@ -120,15 +135,32 @@ def _main(argv: list[str]) -> int:
             for line in command.planned(chosen) if command.planned else ():
                 Console().print(f"# {line}", markup=False, highlight=False, soft_wrap=True)
             return 0
+    except _WrongFlags as error:
+        return _failed(argv[0], ConfigError.__name__, str(error), shared.json, 2)
+    except ReadQGError as error:
+        return _explained(argv[0], error, shared.json, 2)
+    try:
         with stoppable():
             summary = command.function(chosen)
     except ReadQGError as error:
-        return _fail(argv[0], error, shared.json)
+        return _explained(argv[0], error, shared.json, 1)
     except Stopped as stop:
-        Console(stderr=True).print("\nStopped. What is done stays: the same command goes on from there.")
-        return stop.exit_code
+        message = "Stopped. What is done stays: the same command goes on from there."
+        Console(stderr=True).print(f"\n{message}")
+        return _failed(argv[0], Stopped.__name__, message, shared.json, stop.exit_code)
     _show(argv[0], summary, shared.json)
     return int(summary.get("exit_code", 0))
+
+
+def _completion(shells: list[str]) -> int:
+    """Print what a shell completes commands and their flags by."""
+    if len(shells) != 1 or shells[0] not in ("bash", "zsh", "tcsh"):
+        Console(stderr=True).print("readqg --completion bash|zsh|tcsh", highlight=False, markup=False)
+        return 2
+    kinds: list[Any] = [Annotated[command.config, tyro.conf.subcommand(name)] for name, command in COMMANDS.items()]
+    with contextlib.suppress(SystemExit):  # how tyro ends
+        tyro.cli(functools.reduce(operator.or_, kinds), prog="readqg", args=["--tyro-print-completion", shells[0]])
+    return 0
 
 
 def _shared_flags() -> argparse.ArgumentParser:
@@ -147,7 +179,8 @@ def _named(names: tuple[str, ...], words: list[str]) -> list[str]:
 
 
 def _split_submit(argv: list[str]) -> tuple[list[str], tuple[str, ...]]:
-    """`submit`'s own flags and the stage's name; all the others, which are the stage's."""
+    """`submit`'s own flags and the stage's name; all the others, which are the stage's. A dry run is one of `submit`, and a script in
+    `jobs/` ends with its JSON line unasked."""
     own: list[str] = [argv[0]]
     passed: list[str] = []
     stage = False
@@ -159,7 +192,7 @@ def _split_submit(argv: list[str]) -> tuple[list[str], tuple[str, ...]]:
         elif not stage and not passed and (word in COMMANDS or word == "tune"):
             own += ["--stage", f"tune-{next(rest, '')}" if word == "tune" else word]
             stage = True
-        elif word in ("-h", "--help") and not passed:
+        elif word in ("--dry-run", "--json") or (word in ("-h", "--help") and not passed):
             own.append(word)
         else:
             passed.append(word)
@@ -196,9 +229,11 @@ def _parse(name: str, cls: type[config.Settings], shared: argparse.Namespace, re
     try:
         with contextlib.redirect_stderr(errors):
             parsed = tyro.cli(cls, default=default, args=rest, prog=f"readqg {name}", description=about)
-    except SystemExit:
+    except SystemExit as stop:
         sys.stderr.write(errors.getvalue())
-        raise
+        if not stop.code:
+            raise
+        raise _WrongFlags(" ".join(re.sub(r"[╭╮╰╯│─]", " ", errors.getvalue()).split())) from None
     # tyro fills in the fields of a config made without validation, so it is made anew.
     return config.make(cls, parsed.model_dump())
 
@@ -245,17 +280,22 @@ def _help() -> None:
     console.print(
         "`readqg STAGE --help` lists a stage's flags. Every stage: --config FILE, --preset "
         + "|".join(sorted(config.PRESETS))
-        + ", --dry-run, --json.\nThe same command again goes on where it stopped.",
+        + ", --dry-run, --json.\nThe same command again goes on where it stopped. "
+        "`readqg --completion bash|zsh|tcsh` prints what a shell completes it by.",
         highlight=False,
         markup=False,
     )
 
 
-def _fail(name: str, error: ReadQGError, as_json: bool) -> int:
+def _explained(name: str, error: ReadQGError, as_json: bool, code: int) -> int:
     Console(stderr=True).print(f"readqg {name}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return _failed(name, type(error).__name__, str(error), as_json, code)
+
+
+def _failed(name: str, error: str, message: str, as_json: bool, code: int) -> int:
     if as_json:
-        sys.stdout.write(json.dumps({"command": name, "error": type(error).__name__, "message": str(error)}) + "\n")
-    return EXIT_ERROR
+        sys.stdout.write(json.dumps({"command": name, "error": error, "message": message, "exit_code": code}) + "\n")
+    return code
 
 
 def _show(name: str, summary: dict[str, Any], as_json: bool) -> None:

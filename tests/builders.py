@@ -17,6 +17,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from readqg.config import TrainGeneratorConfig
+from readqg.generator.backbone import Backbone
+from readqg.generator.prompts import SoftPrompt
 from readqg.shards import OutputFolder
 from readqg.stage import ShardResult
 
@@ -122,6 +125,18 @@ def tiny_llama(folder: Path, tied: bool = True, seed: int = 0) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def tiny_models(folder: Path) -> list[str]:
+    """`backbone`, `prompts` and `start` in `folder`, and the flags with which `readqg run` there takes them, at its smallest."""
+    backbone = tiny_llama(folder / "backbone")
+    tiny_cross_encoder(folder / "start")
+    config = TrainGeneratorConfig(pairs="", out="", backbone=str(backbone))
+    (folder / "prompts").mkdir()
+    SoftPrompt.initial(Backbone.load(backbone), config, "none").save(folder / "prompts")
+    return ["--prompts", "prompts", "--backbone", "backbone", "--start", "start", "--max-documents", "24", "--max-queries", "6",
+            "--generate.max-new-tokens", "6", "--generate.document-tokens", "32", "--reranker.max-length", "48", "--rank.max-length", "48",
+            "--retrieve.top-k", "5", "--compute.precision", "fp32", "--compute.max-error-share", "0.5"]
 
 
 def write_folder(path: Path, rows: list[dict], schema: pa.Schema) -> Path:

@@ -1,11 +1,15 @@
 """The command line: help, layers, dry run, errors, exit codes."""
 
 import json
+import shutil
+import signal
+import subprocess
 
 import pytest
 import yaml
 
 from readqg import cli
+from readqg.stopping import Stopped
 
 
 def run(capsys, *argv):
@@ -36,11 +40,11 @@ def test_an_unknown_command_names_those_there_are(capsys):
 
 def test_flags_win_over_the_file_which_wins_over_the_preset(capsys, tmp_path):
     file = tmp_path / "c.yaml"
-    file.write_text("documents: docs\nmax_new_tokens: 20\ntop_k: 5\n")
+    file.write_text("documents: my-docs\nmax_new_tokens: 20\ntop_k: 5\n")
     code, out, _ = run(capsys, "generate", "--config", str(file), "--top-k", "7", "--out", "q", "--dry-run")
     resolved = yaml.safe_load(out)
     assert code == 0
-    assert (resolved["documents"], resolved["max_new_tokens"], resolved["top_k"], resolved["samples"]) == ("docs", 20, 7, 1)
+    assert (resolved["documents"], resolved["max_new_tokens"], resolved["top_k"], resolved["samples"]) == ("my-docs", 20, 7, 1)
 
 
 def test_a_preset_reaches_nested_fields(capsys):
@@ -72,7 +76,7 @@ def test_a_missing_flag_is_named(capsys):
 def test_an_unknown_field_in_the_file_is_named(capsys, tmp_path):
     (tmp_path / "c.yaml").write_text("documnts: x\n")
     code, _, err = run(capsys, "generate", "--config", str(tmp_path / "c.yaml"))
-    assert code == 1
+    assert code == 2
     assert "documnts" in err
 
 
@@ -81,4 +85,70 @@ def test_an_error_is_one_message_and_with_json_one_line(capsys, tmp_path):
     assert code == 1
     assert "no such folder" in err
     assert "Traceback" not in err
-    assert json.loads(out.splitlines()[-1])["error"] == "InputError"
+    last = json.loads(out.splitlines()[-1])
+    assert (last["command"], last["error"], last["exit_code"]) == ("verify", "InputError", 1)
+
+
+@pytest.mark.parametrize("argv, named", [
+    (["trian"], "trian"), (["generate", "--documents", "x"], "--out"),
+    (["generate", "--documents", "x", "--out", "y", "--top-kk", "3"], "--top-kk"),
+    (["generate", "--documents", "x", "--out", "y", "--top-k", "0"], "top_k"), (["generate", "--config", "absent.yaml"], "absent.yaml"),
+])
+def test_what_cannot_be_understood_is_code_2_and_with_json_one_line(capsys, argv, named):
+    code, out, err = run(capsys, *argv, "--json")
+    assert code == 2 and named in err
+    (line,) = out.splitlines()
+    last = json.loads(line)
+    assert (last["command"], last["error"], last["exit_code"]) == (argv[0], "ConfigError", 2) and named in last["message"]
+    assert "│" not in last["message"]
+
+
+@pytest.mark.parametrize("at", [1, 2, 6])
+def test_a_dry_run_of_submit_submits_nothing(capsys, at):
+    argv = ["submit", "run", "--address", "http://127.0.0.1:9", "--corpus", "x"]
+    code, out, err = run(capsys, *argv[:at], "--dry-run", *argv[at:])
+    resolved = yaml.safe_load(out)
+    assert code == 0, err
+    assert (resolved["stage"], resolved["flags"][:2]) == ("run", ["--corpus", "x"])
+
+
+@pytest.mark.parametrize("typed, expected", [
+    ("readqg tr", {"train-reranker", "train-generator"}), ("readqg generate --top", {"--top-k"}),
+    ("readqg generate --documents x --decoding ", {"greedy", "beam", "top_k"}),
+])
+def test_bash_completes_commands_and_flags(capsys, tmp_path, typed, expected):
+    code, script, _ = run(capsys, "--completion", "bash")
+    assert code == 0
+    (tmp_path / "completion").write_text(script)
+    complete = """
+        source "$1"
+        COMP_LINE="$2"; COMP_POINT=${#COMP_LINE}; read -ra COMP_WORDS <<< "$2"; [[ $2 == *' ' ]] && COMP_WORDS+=('')
+        COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        function=$(complete -p readqg | sed 's/.*-F \\([^ ]*\\).*/\\1/'); $function readqg "${COMP_WORDS[-1]}"
+        printf '%s\n' "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(["bash", "-c", complete, "bash", tmp_path / "completion", typed], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == expected, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_zsh_can_read_its_completion(capsys, tmp_path):
+    _, script, _ = run(capsys, "--completion", "zsh")
+    (tmp_path / "_readqg").write_text(script)
+    subprocess.run(["zsh", "-n", tmp_path / "_readqg"], check=True)
+    assert script.startswith("#compdef readqg") and "train-reranker" in script
+
+
+def test_completion_for_no_shell_that_is_known_says_which_are(capsys):
+    code, _, err = run(capsys, "--completion", "fish")
+    assert code == 2 and "bash|zsh|tcsh" in err
+
+
+def test_ctrl_c_is_code_130_and_with_json_one_line(capsys, monkeypatch):
+    def stop(config):
+        raise Stopped(signal.SIGINT)
+
+    monkeypatch.setitem(cli.COMMANDS, "verify", cli.COMMANDS["verify"]._replace(function=stop))
+    code, out, err = run(capsys, "verify", "x", "--json")
+    assert code == 130 and "goes on from there" in err
+    assert json.loads(out)["exit_code"] == 130

@@ -16,7 +16,15 @@ from readqg.config.base import (
     partial,
     placement,
 )
-from readqg.config.commands import DoctorConfig, PlanConfig, RunConfig, SubmitConfig, VerifyConfig
+from readqg.config.commands import (
+    CleanConfig,
+    DoctorConfig,
+    InspectConfig,
+    PlanConfig,
+    RunConfig,
+    SubmitConfig,
+    VerifyConfig,
+)
 from readqg.config.comparing import CompareConfig
 from readqg.config.exchange import ExportConfig, ImportConfig, ImportQueriesConfig, ImportSettings
 from readqg.config.experiment import Collection, ExperimentConfig, Matrix, MiningSettings, Recipe
@@ -86,6 +94,7 @@ __all__ = [
     "PRESETS",
     "SAMPLE_PRESET",
     "SMOLLM2",
+    "CleanConfig",
     "Collection",
     "CompareConfig",
     "Compute",
@@ -107,6 +116,7 @@ __all__ = [
     "ImportConfig",
     "ImportQueriesConfig",
     "ImportSettings",
+    "InspectConfig",
     "IntRange",
     "LabelConfig",
     "Location",

@@ -27,6 +27,48 @@ class VerifyConfig(Settings):
     """A stage's output folder, or the folder of a whole run."""
 
 
+class InspectConfig(Settings):
+    """Which of all these queries are bad? The least likely come first."""
+
+    queries: Location
+    """A queries folder."""
+    quality: OptionalLocation = None
+    """The output of `readqg quality` for these queries: adds the judge's probability, a document's mean at r = 1 and at r = 0."""
+    relevance: float | None = Field(None, ge=0, le=1)
+    """Only queries that were asked at this r."""
+    min_likelihood: float | None = None
+    """Only queries of at least this log-likelihood a token, nats."""
+    max_likelihood: float | None = None
+    """Only queries of at most this log-likelihood a token, nats."""
+    duplicates: bool = False
+    """Only queries that occur more than once, case and spaces aside; the most frequent come first."""
+    errors: bool = False
+    """Only rows with an error."""
+    grep: str | None = None
+    """Only queries in which this regular expression is found, case aside."""
+    sort: Literal["likelihood", "score", "times"] = "likelihood"
+    """What comes first: the least likely, the worst judged for their r (needs `quality`), or the most frequent."""
+    limit: int = Field(20, ge=0)
+    """Queries shown; 0: all."""
+
+    @model_validator(mode="after")
+    def _score_is_there(self) -> InspectConfig:
+        if self.sort == "score" and self.quality is None:
+            raise ValueError("sort score needs quality: give the output of `readqg quality` for these queries")
+        return self
+
+
+class CleanConfig(Settings):
+    """What nobody needs any more; listed unless `yes` says to remove it."""
+
+    folder: OptionalLocation = None
+    """A stage's output folder, or the folder of a whole run."""
+    cache: bool = False
+    """Also what this machine's cache holds of stores: copies of models and parts, and the state of trainings."""
+    yes: bool = False
+    """Remove what is listed."""
+
+
 class DoctorConfig(Settings):
     """Nothing to set: this machine is looked at as it is."""
 
@@ -37,10 +79,15 @@ class RunConfig(Settings):
     corpus: OptionalLocation = None
     """A BEIR folder or a file of documents; none: the sample that comes with the package."""
     out: Location = "readqg-out"
+    """The folder to make: every stage's folder, `reranker`, `report.html`, `summary.json`."""
     split: str = "test"
+    """Which `qrels/SPLIT.tsv` of a BEIR folder."""
     prompts: OptionalLocation = None
+    """A prompts folder; none: the ones that come with the package."""
     backbone: OptionalLocation = None
+    """None: the one named in the prompts folder."""
     start: Location = MINILM_L12
+    """The cross-encoder to adapt, and to compare with."""
     max_documents: int | None = Field(None, ge=1)
     """Documents that queries are written for (the whole corpus is always searched)."""
     sampling: Literal["hash", "coverage"] = "hash"
@@ -93,6 +140,7 @@ class PlanConfig(RunConfig):
     accelerators: int = Field(1, ge=1)
     """Model workers: GPUs, or processes on a CPU machine."""
     accelerators_per_node: int = Field(1, ge=1)
+    """Lost together where a node is lost."""
     price: float | None = Field(None, ge=0)
     """Dollars an accelerator and hour; none: a round figure for on-demand cloud machines, 0 for `here`."""
     failures_per_node_hour: float = Field(0.0, ge=0)
@@ -102,6 +150,7 @@ class PlanConfig(RunConfig):
     rates: OptionalLocation = None
     """A file that `save_rates` wrote, on a machine of the kind."""
     save_rates: str | None = None
+    """A file to write the measured rates to, for `rates` elsewhere."""
 
 
 class SubmitConfig(Settings):

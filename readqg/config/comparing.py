@@ -17,7 +17,9 @@ class CompareConfig(ScoreSettings):
     b: Location
     """The same."""
     documents: Location
+    """The corpus that is searched, or of the runs."""
     out: Location
+    """Where judgments are kept."""
     queries: OptionalLocation = None
     """Gone through in an order drawn from `seed`; a run needs them. Between two re-rankers you may type your own as well."""
     shown: int = Field(10, ge=1, le=100)

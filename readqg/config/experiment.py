@@ -19,6 +19,7 @@ class Collection(Settings):
     source: Location = "sample"
     """A BEIR folder; `sample`: the one that comes with the package."""
     split: str = "test"
+    """Which `qrels/SPLIT.tsv`."""
     half: Literal["scan", "report"] | None = None
     """One half of its judged queries, drawn by a stable hash: choices are made on `scan`, and `report` alone is reported."""
     run: dict[str, Any] = Field(default_factory=dict)
@@ -32,18 +33,25 @@ class MiningSettings(Settings):
     encoder: Location = MINILM_ENCODER
     """Bi-encoder that finds the negatives in the corpus."""
     pooling: Literal["mean", "cls"] = "mean"
+    """Of the bi-encoder's states: their mean, or the first one."""
     negatives: int = Field(5, ge=1)
     """Of a query."""
     range_min: int = Field(0, ge=0)
+    """See `range_max`."""
     range_max: int = Field(100, ge=1)
     """Places, from 0, between which negatives are taken."""
     relative_margin: float | None = Field(None, ge=0, lt=1)
     """A negative's similarity is so much lower, as a share, than its positive's, at least."""
     sampling: Literal["top", "random"] = "top"
+    """Which of them: the most similar, or drawn."""
     epochs: float = Field(1.0, gt=0)
+    """Passes over the triplets."""
     batch: int = Field(64, ge=1)
+    """Pairs of a step."""
     learning_rate: float = Field(2e-5, gt=0)
+    """Adam's, at its peak."""
     warmup_share: float = Field(0.1, ge=0, lt=1)
+    """Of the steps, during which it rises; then it falls linearly to 0."""
 
     @model_validator(mode="after")
     def _range_holds_them(self) -> MiningSettings:
@@ -57,6 +65,7 @@ class Recipe(Settings):
     """A way of adapting the start."""
 
     note: str = ""
+    """A line for the tables."""
     train: bool = True
     """False: the start as it is."""
     trainer: Literal["readqg", "sentence_transformers"] = "readqg"
@@ -79,11 +88,15 @@ class Matrix(Settings):
     collections as they are listed, in these the recipes."""
 
     title: str
+    """Of the tables."""
     note: str = ""
     """What was cut, and why."""
     collections: dict[str, Collection] = Field(min_length=1)
+    """By name."""
     recipes: dict[str, Recipe] = Field(min_length=1)
+    """By name."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """One cell a collection, recipe and seed."""
     varies: tuple[Literal["generator", "queries", "training"], ...] = ("queries", "training")
     """What a seed draws anew: the training of prompts (or their examples), the sampling of queries, the order in which the re-ranker
     is trained."""
@@ -116,6 +129,7 @@ class ExperimentConfig(Settings):
     file: Location
     """YAML: title, collections, recipes, seeds, run."""
     out: Location
+    """The folder to make: cells, tables, results."""
     cells: int | None = Field(None, ge=1)
     """Stop after so many cells; the same command goes on."""
     tables_only: bool = False

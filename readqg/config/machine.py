@@ -23,6 +23,7 @@ class Compute(Settings):
     threads: int = placement(0, ge=0)
     """Threads of a model worker on CPU; 0: the machine's cores shared among the workers."""
     device: Literal["auto", "cpu", "cuda"] = placement("auto")
+    """Of a model; `auto`: a GPU where there is one."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto`: bf16 where the processor or GPU has it natively, else fp32."""
     stall_s: float = placement(900.0, gt=0)

@@ -14,17 +14,24 @@ class RetrieveSettings(Settings):
     top_k: int = Field(100, ge=1)
     """Section 5."""
     fields: Literal["multifield", "flat"] = "multifield"
+    """`multifield`: the scores of an index of titles and of one of texts, added; `flat`: one index of both together."""
     k1: float = Field(0.9, ge=0)
+    """BM25's saturation of a term's count."""
     b: float = Field(0.4, ge=0, le=1)
+    """BM25's share of length normalisation."""
     drop_self: bool = False
     """Remove from a query's ranking the document with the query's own id (ArguAna)."""
     shard_queries: int = Field(64, ge=1)
+    """Queries of a shard."""
 
 
 class RetrieveConfig(RetrieveSettings):
     documents: Location
+    """The corpus."""
     queries: Location
+    """What is searched for."""
     out: Location
+    """The run folder to make."""
     max_queries: int | None = Field(None, ge=1)
     """A subset drawn by a stable hash of the query id."""
     judgments: OptionalLocation = None
@@ -37,6 +44,7 @@ class RoundTripSettings(Settings):
     top_k: int = Field(30, ge=1)
     """Documents that are looked at, of a query."""
     shard_rows: int = Field(2048, ge=1)
+    """Queries of a shard."""
 
 
 class RoundTripConfig(RoundTripSettings):
@@ -45,17 +53,20 @@ class RoundTripConfig(RoundTripSettings):
     documents: Location
     """The corpus that they were generated from, whole."""
     out: Location
+    """The folder to make: the queries, with the rank of their document and what else was found."""
 
 
 class RatioSettings(Settings):
     """The likelihood ratio of generated queries."""
 
     document_tokens: int = Field(384, ge=1)
+    """Of a document, title first; the rest is cut."""
     query_tokens: int = Field(65, ge=2)
     """End token included; longer queries are cut."""
     batch_tokens: int = Field(16384, ge=1)
     """Tokens of a batch, prompts, document and query together at both relevances, padding included."""
     shard_rows: int = Field(512, ge=1)
+    """Queries of a shard."""
 
 
 class RatioConfig(RatioSettings):
@@ -64,6 +75,7 @@ class RatioConfig(RatioSettings):
     documents: Location
     """The corpus that they were generated from."""
     out: Location
+    """The folder to make: the queries, with their ratios."""
     prompts: OptionalLocation = None
     """A prompts folder; none: the ones that come with the package."""
     backbone: OptionalLocation = None
@@ -101,12 +113,15 @@ class LabelConfig(ScoreSettings):
     candidates: Location
     """A TREC run, or JSON lines {"query_id": ..., "doc_ids": [...]}; gzipped or not."""
     queries: Location
+    """An imported folder, or a file that `import` reads."""
     documents: Location
-    """Queries and passages: imported folders, or files that `import` reads."""
+    """Passages, likewise."""
     out: Location
+    """The scores folder to make."""
     model: Location = MINILM_L6
     """Section 1: MiniLM fine-tuned on MS MARCO."""
     shard_rows: int = Field(2048, ge=1)
+    """Pairs of a shard."""
     compute: Compute = Compute()
 
 
@@ -123,10 +138,15 @@ class PairsConfig(PairsSettings):
     scores: Location
     """A scores folder or Parquet file (query_id, doc_id, score), or the public gzipped pickle of MS MARCO scores."""
     queries: Location
+    """The queries that the scores name."""
     documents: Location
+    """The passages that the scores name."""
     out: Location
+    """The pairs folder to make."""
     partitions: int = Field(64, ge=1, le=1024)
+    """Shards of the output; a passage goes to one by a hash of its id."""
     shard_rows: int = Field(1_000_000, ge=1)
+    """Scores that are sorted at a time."""
     max_pickle_bytes: int = placement(8 << 30, ge=1)
     """A pickle of scores that is longer, unpacked, is refused."""
     compute: Compute = Compute()
@@ -136,18 +156,27 @@ class GenerateSettings(Settings):
     """Section 3."""
 
     relevances: tuple[float, ...] = (1.0, 0.0)
+    """The r that queries are asked at, each in [0, 1]."""
     samples: int = Field(1, ge=1)
     """Queries a (document, relevance)."""
     decoding: Literal["greedy", "beam", "top_k"] = "top_k"
+    """How tokens are chosen; greedy and beam write the same query every time."""
     top_k: int = Field(10, ge=1)
+    """Of top_k decoding: the tokens drawn from."""
     beams: int = Field(3, ge=1)
+    """Of beam decoding."""
     temperature: float = Field(1.0, gt=0)
+    """Of top_k decoding; below 1, likely tokens gain."""
     document_tokens: int = Field(384, ge=1)
+    """Of a document, title first; the rest is cut."""
     max_new_tokens: int = Field(64, ge=1)
+    """Of a query at most."""
     batch_tokens: int = Field(16384, ge=1)
     """Tokens of a batch, prompts, document and query together, padding included."""
     shard_rows: int = Field(256, ge=1)
+    """Documents of a shard."""
     seed: int = 0
+    """Of top_k decoding's draws, which hang on it, document, r, sample and step alone."""
 
     @field_validator("relevances")
     @classmethod
@@ -169,7 +198,9 @@ class GenerateSettings(Settings):
 
 class GenerateConfig(GenerateSettings):
     documents: Location
+    """What queries are written for."""
     out: Location
+    """The queries folder to make."""
     prompts: OptionalLocation = None
     """A prompts folder; none: the ones that come with the package."""
     backbone: OptionalLocation = None
@@ -183,10 +214,15 @@ class RankConfig(RankSettings):
     run: Location
     """Candidates: a run folder or a TREC run."""
     queries: Location
+    """Of the run."""
     documents: Location
+    """Of the run."""
     out: Location
+    """The run folder to make."""
     model: Location = MINILM_L6
+    """The cross-encoder."""
     shard_queries: int = Field(16, ge=1)
+    """Queries of a shard."""
     compute: Compute = Compute()
 
 
@@ -204,16 +240,22 @@ class FuseConfig(FusionSettings):
     first: Location
     """The same of BM25, or of whatever found the candidates."""
     out: Location
+    """The run folder to make."""
 
 
 class EncoderSettings(Settings):
     """How a bi-encoder embeds texts."""
 
     encoder: Location
+    """A bi-encoder of sentence-transformers."""
     pooling: Literal["mean", "cls"] = "mean"
+    """Of the bi-encoder's states: their mean, or the first one."""
     max_length: int = Field(512, ge=8)
+    """Tokens of a text, and of a pair."""
     batch_tokens: int = Field(8192, ge=1)
+    """Tokens of a batch, padding included."""
     shard_documents: int = Field(256, ge=1)
+    """Documents of a shard."""
 
 
 class QualitySettings(EncoderSettings):
@@ -229,16 +271,22 @@ class CoverageSettings(EncoderSettings):
     """Which documents stand for a corpus."""
 
     encoder: Location = MINILM_ENCODER
+    """A bi-encoder of sentence-transformers."""
     max_length: int = Field(256, ge=8)
+    """Tokens of a document."""
     clusters: int = Field(1024, ge=1)
     """Clusters at most; never more than documents are asked for. Documents are taken from them in turn."""
     seed: int = 0
+    """Of the clusters."""
 
 
 class CoverageConfig(CoverageSettings):
     documents: Location
+    """The corpus."""
     out: Location
+    """The documents folder to make."""
     max_documents: int = Field(1000, ge=1)
+    """Documents taken."""
     compute: Compute = Compute()
 
 
@@ -250,18 +298,24 @@ class SelectConfig(Settings):
     like: Location
     """Real queries, without judgments: a .txt file of one a line, or what `import` reads as queries."""
     out: Location
+    """The queries folder to make."""
     seed: int = 0
+    """Of the draws."""
     shard_rows: int = Field(2048, ge=1)
+    """Queries of a shard."""
 
 
 class QualityConfig(QualitySettings):
     queries: Location
+    """Generated queries."""
     documents: Location
+    """What they were generated from."""
     out: Location
+    """The folder to make: a row a document, and a summary."""
     teacher: OptionalLocation = None
+    """The model whose labels trained the generator."""
     start: OptionalLocation = None
-    """The model whose labels trained the generator, and the re-ranker's start: a judge that is one of them is labelled
-    self-judged."""
+    """The re-ranker's start. A judge that is the teacher or the start is labelled self-judged."""
     compute: Compute = Compute()
 
 
@@ -273,5 +327,8 @@ class EvaluateConfig(Settings):
     against: OptionalLocation = None
     """A second run: adds its figures, the differences and a paired randomisation test."""
     measures: tuple[str, ...] = ("nDCG@10", "R@100", "RR@10")
+    """In ir-measures' notation."""
     permutations: int = Field(10_000, ge=100)
+    """Of the randomisation test; exact where there are no more."""
     seed: int = 0
+    """Of the test and its interval."""

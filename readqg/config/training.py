@@ -16,28 +16,39 @@ class GeneratorSettings(Settings):
     profile: Literal["paper", "authors"] = "paper"
     """Which form the losses and the sampling of pairs take."""
     n_relevance: int = Field(5, ge=0)
+    """Embeddings of the relevance prompt, Eq. 1; section 2."""
     n_instruction: int = Field(10, ge=0)
+    """Embeddings of the instruction prompt."""
     instruction: str = "Generate a question for this passage with the labels:"
+    """The text whose embeddings the instruction prompt starts from."""
     separator: str = "\nQuestion:"
     """Decoder-only backbones: text between the document and the query."""
     m: int = Field(4, ge=1)
     """Positives, and negatives, of a document in a step."""
     documents_per_step: int = Field(4, ge=1)
+    """Documents of a batch, m + m queries each."""
     steps: int = Field(20_000, ge=0)
+    """Steps of the optimizer."""
     learning_rate: float = Field(1e-2, gt=0)
+    """Of the optimizer, after the warm-up."""
     schedule: Literal["constant", "linear"] = "constant"
     """What the learning rate does after the warm-up: stay, or fall to 0 with the last step."""
     warmup_steps: int = Field(0, ge=0)
+    """Over which the learning rate rises from 0."""
     document_tokens: int = Field(128, ge=1)
+    """Of a document; the rest is cut."""
     query_tokens: int = Field(16, ge=2)
+    """Of a query, its end token included."""
     temperature: float = Field(0.25, gt=0)
     """tau of Eq. 3."""
     margin: float = 1.0
     """eps of Eq. 4, nats."""
     w_mle: float = Field(1.0, ge=0)
+    """Weight of Eq. 2; 0 switches a loss off, and its computation."""
     w_sc: float = Field(1.0, ge=0)
+    """Weight of Eq. 3."""
     w_cal: float = Field(1.0, ge=0)
-    """Weights of Eq. 2, 3 and 4; 0 switches a loss off, and its computation."""
+    """Weight of Eq. 4."""
     unconditional: bool = False
     """A control without relevance: positive queries alone, all under r = 1. Needs w_sc and w_cal 0."""
     length_normalised: bool = False
@@ -47,6 +58,7 @@ class GeneratorSettings(Settings):
     held_out_documents: int = Field(64, ge=0)
     """Documents, drawn by a stable hash, kept out of training for validation."""
     seed: int = 0
+    """Of what is drawn for each step, and of dropout."""
 
     @model_validator(mode="after")
     def _unconditional_fits(self) -> GeneratorSettings:
@@ -59,12 +71,17 @@ class TrainSettings(Settings):
     """How the training loop runs; the same for both models. `compute.workers` workers share each batch."""
 
     checkpoint_steps: int = placement(100, ge=1)
+    """Steps between checkpoints, from which an interrupted training goes on."""
     validate_steps: int = Field(200, ge=1)
+    """Steps between validations, which choose the weights."""
     log_steps: int = Field(1, ge=1)
+    """Steps between lines of the log."""
     keep_checkpoints: int = placement(2, ge=1)
+    """Checkpoints kept, the latest ones."""
     accumulation: int = Field(1, ge=1)
     """Batches whose gradients make one step. A loss is a mean over one batch, a step's gradient the mean over its batches."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """Torch's."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO: what is split among the workers. 1: optimizer states; 2: gradients too; 3: parameters too."""
     offload: bool = placement(False)
@@ -87,12 +104,16 @@ class TrainSettings(Settings):
 
 class TrainGeneratorConfig(GeneratorSettings):
     pairs: Location
+    """The output of `pairs`."""
     out: Location
+    """The prompts folder to make."""
     backbone: Location = FLAN_T5
+    """The frozen language model."""
     initial: OptionalLocation = None
     """A prompts folder to start from, of the same backbone; none: the embeddings of the instruction, of "true" and of "false".
     On the command line also `--from`."""
     weight_decay: float = Field(0.0, ge=0)
+    """AdamW's."""
     gradient_clip: float = Field(0.0, ge=0)
     """Norm; 0: none."""
     train: TrainSettings = TrainSettings()
@@ -105,8 +126,11 @@ class FewShotConfig(Settings):
     pairs: Location
     """Where the examples come from: a document with its best positive query each."""
     out: Location
+    """The prompts folder to make."""
     backbone: Location = SMOLLM2
+    """The language model."""
     examples: int = Field(3, ge=1)
+    """Worked examples of a prompt."""
     example_words: int = Field(60, ge=1)
     """Words of an example's document at most."""
     seed: int = 0
@@ -117,12 +141,16 @@ class RerankerSettings(Settings):
     """Section 4."""
 
     sign: Literal["paper", "authors"] = "paper"
+    """Of Eq. 6; `authors`: turned, as in the released code."""
     activation: Literal["identity", "sigmoid"] = "identity"
+    """Of the logits in Eq. 6."""
     negative_pair: Literal["query_query", "query_document"] = "query_query"
+    """Eq. 6's F(q, n), or F(n, d) in its place."""
     negative: Literal["generated", "other_document", "second_positive"] = "generated"
     """Where n of Eq. 6 comes from: the document's query at r = 0; or, as a placebo, another document's positive query, or the
     document's next query at r = 1 (which needs two samples at least)."""
     margin: float = 0.0
+    """Of Eq. 6, in the activation's unit."""
     w_mr: float = Field(1.0, ge=0)
     """Weight of Eq. 6; 0: positives only."""
     batch: int = Field(8, ge=2)
@@ -156,18 +184,27 @@ class RerankerSettings(Settings):
     replay_share: float = Field(0.25, gt=0, lt=1)
     """Share of a batch's documents, at least one."""
     epochs: int = Field(2, ge=1)
+    """Over the documents."""
     learning_rate: float = Field(7e-6, gt=0)
+    """Of the optimizer, after the warm-up."""
     schedule: Literal["constant", "linear"] = "linear"
+    """What the learning rate does then: stay, or fall to 0 with the last step."""
     warmup_epochs: float = Field(0.1, ge=0)
+    """Over which the learning rate rises from 0."""
     weight_decay: float = Field(0.01, ge=0)
+    """AdamW's."""
     gradient_clip: float = Field(1.0, ge=0)
+    """Norm; 0: none."""
     max_length: int = Field(384, ge=8)
+    """Tokens of a pair; the longer side is cut first."""
     batch_tokens: int = Field(8192, ge=1)
+    """Tokens computed at a time, padding included; the losses do not depend on it."""
     held_out_share: float = Field(0.1, gt=0, lt=1)
     """Share of the documents, drawn by a stable hash, kept out of training to choose the weights and for the guard."""
     held_out_max: int = Field(100, ge=1)
     """Held-out documents at most."""
     seed: int = 0
+    """Of the order of the documents, of placebos and mined documents, and of dropout."""
 
     @property
     def replayed(self) -> int:
@@ -201,7 +238,9 @@ class TrainRerankerConfig(RerankerSettings):
     queries: Location
     """Generated queries with r = 1 and r = 0."""
     documents: Location
+    """What the queries were generated from, whole."""
     out: Location
+    """The model folder to make."""
     start: Location = MINILM_L6
     """The model to train, and to compare with; on the command line also `--from`."""
     train: TrainSettings = TrainSettings(checkpoint_steps=20, validate_steps=40)

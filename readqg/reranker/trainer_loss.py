@@ -48,7 +48,7 @@ class RelevanceAwareLoss(nn.Module):
         if len(inputs) == 3 and self.w_mr:
             first, second = (queries, inputs[2]) if self.negative_pair == "query_query" else (inputs[2], documents)
             pairs += list(zip(first, second, strict=True))
-        own, hard, *negative = self._scores(pairs, prompt, task).split(len(queries))
+        own, hard, *negative = torch.split(self._scores(pairs, prompt, task), len(queries))
         loss = bce_loss(own, hard)
         if negative:
             loss = loss + self.w_mr * margin_ranking_loss(own, negative[0], self.margin, self.sign, self.activation)

@@ -1,0 +1,90 @@
+"""`readqg clean` removes what nobody needs, only when told to, and never what was committed."""
+
+import os
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from readqg import cleaning, shards
+from readqg.config import CleanConfig
+from readqg.errors import ConfigError, InputError
+from tests.builders import write_folder
+
+OLD_S = time.time() - 3 * 24 * 3600
+
+
+def old(path: Path) -> None:
+    for file in (path, *path.rglob("*")):
+        os.utime(file, (OLD_S, OLD_S))
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A run's folder: one stage that is done, one that is not, each with leftovers."""
+    root = tmp_path / "run"
+    for name in ("done", "begun"):
+        folder = write_folder(root / name, [{"x": 1}], pa.schema([("x", pa.int64())]))
+        for leftover in ("_tmp/old/part", "_tmp/new/part", "_attempts/00000.1", "_train/checkpoint/state"):
+            file = folder / leftover
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"x" * 1000)
+        old(folder / "_tmp" / "old")
+    (root / "begun" / "_SUCCESS").unlink()
+    return root
+
+
+def names(found, root):
+    return {str(Path(file["path"]).relative_to(root)) for file in found["files"]}
+
+
+def test_it_lists_and_removes_nothing_unless_told(run_folder):
+    before = sorted(run_folder.rglob("*"))
+    found = cleaning.clean(CleanConfig(folder=str(run_folder)))
+    assert names(found, run_folder) == {"done/_tmp", "done/_attempts", "done/_train", "begun/_tmp/old"}
+    assert (found["found"], found["bytes"], found["removed"]) == (4, 5000, 0)
+    assert sorted(run_folder.rglob("*")) == before
+
+
+def test_told_to_it_leaves_what_was_committed_and_what_a_command_goes_on_from(run_folder):
+    assert cleaning.clean(CleanConfig(folder=str(run_folder), yes=True))["removed"] == 4
+    assert shards.verify(run_folder / "done") == []
+    assert not any((run_folder / "done" / name).exists() for name in ("_tmp", "_attempts", "_train"))
+    kept = {str(p.relative_to(run_folder / "begun")) for p in (run_folder / "begun").rglob("*") if p.is_file()}
+    assert {"_tmp/new/part", "_attempts/00000.1", "_train/checkpoint/state", "_config.json"} <= kept
+    assert any(name.startswith("part-") for name in kept)
+    assert cleaning.clean(CleanConfig(folder=str(run_folder)))["found"] == 0
+
+
+def test_a_link_is_not_followed(run_folder, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("x")
+    (run_folder / "linked").mkdir()
+    (run_folder / "linked" / "_config.json").write_text("{}")
+    (run_folder / "linked" / "_SUCCESS").write_text("{}")
+    (run_folder / "linked" / "_train").symlink_to(mine)
+    cleaning.clean(CleanConfig(folder=str(run_folder), yes=True))
+    assert (mine / "thesis.tex").exists()
+
+
+def test_the_cache_gives_up_what_can_be_fetched_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in ("stores/abc/model.safetensors", "training/fresh/_config.json", "training/stale/_config.json", "models/m/config.json"):
+        file = tmp_path / "readqg" / name
+        file.parent.mkdir(parents=True)
+        file.write_text("x")
+    old(tmp_path / "readqg" / "training" / "stale")
+    found = cleaning.clean(CleanConfig(cache=True, yes=True))
+    assert names(found, tmp_path / "readqg") == {"stores/abc", "training/stale"}
+    assert (tmp_path / "readqg" / "models" / "m" / "config.json").exists() and (tmp_path / "readqg" / "training" / "fresh").exists()
+
+
+def test_a_folder_that_is_not_readqgs_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"no _config\.json"):
+        cleaning.clean(CleanConfig(folder=str(tmp_path)))
+    with pytest.raises(InputError, match="no such folder"):
+        cleaning.clean(CleanConfig(folder=str(tmp_path / "absent")))
+    with pytest.raises(ConfigError, match="--cache"):
+        cleaning.clean(CleanConfig())

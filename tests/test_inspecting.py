@@ -1,0 +1,87 @@
+"""`readqg inspect` shows the queries that are asked for, the worst first."""
+
+import json
+
+import pyarrow as pa
+import pytest
+
+from readqg import cli, inspecting
+from readqg.config import InspectConfig
+from readqg.errors import ConfigError, InputError
+from readqg.evaluation.quality import QUALITY
+from readqg.generator.generate import QUERIES
+from tests.builders import write_folder
+
+ROWS = [
+    # doc_id, relevance, query, log_likelihood, n_tokens
+    ("d1", 1.0, "what is a wing", -4.0, 4), ("d1", 0.0, "what is  A shock", -12.0, 4),
+    ("d2", 1.0, "what is a shock", -20.0, 4), ("d2", 0.0, "flow [bold]of\x1b[31m heat", -2.0, 4),
+    ("d3", 1.0, "", None, None), ("d3", 0.0, None, None, None),
+]
+
+
+@pytest.fixture
+def queries(tmp_path):
+    rows = [{"doc_id": d, "relevance": r, "sample": 0, "query": q, "log_likelihood": s, "n_tokens": n,
+             "error": "too long" if q is None else None} for d, r, q, s, n in ROWS]
+    return str(write_folder(tmp_path / "queries", rows, QUERIES))
+
+
+def shown(queries, **fields):
+    return [row["query"] for row in inspecting.inspect(InspectConfig(queries=queries, **fields))["rows"]]
+
+
+def test_the_least_likely_come_first_and_those_without_likelihood_last(queries):
+    assert shown(queries) == ["what is a shock", "what is  A shock", "what is a wing", "flow [bold]of\x1b[31m heat", None, ""]
+    assert shown(queries, limit=2) == ["what is a shock", "what is  A shock"]
+    assert len(shown(queries, limit=0)) == 6
+
+
+def test_likelihood_is_a_token(queries):
+    found = inspecting.inspect(InspectConfig(queries=queries))
+    assert [row["per_token"] for row in found["rows"]] == [-5.0, -3.0, -1.0, -0.5, None, None]
+    assert {k: found[k] for k in ("queries", "distinct", "empty", "errors", "matching")} == {
+        "queries": 6, "distinct": 3, "empty": 1, "errors": 1, "matching": 6}
+
+
+@pytest.mark.parametrize("fields, expected", [
+    ({"relevance": 1.0}, ["what is a shock", "what is a wing", ""]),
+    ({"min_likelihood": -1.0}, ["what is a wing", "flow [bold]of\x1b[31m heat"]),
+    ({"max_likelihood": -3.0}, ["what is a shock", "what is  A shock"]),
+    ({"duplicates": True}, ["what is  A shock", "what is a shock"]),
+    ({"errors": True}, [None]),
+    ({"grep": "WING|heat$"}, ["what is a wing", "flow [bold]of\x1b[31m heat"]),
+    ({"grep": "shock", "relevance": 0.0}, ["what is  A shock"]),
+])
+def test_filters(queries, fields, expected):
+    assert shown(queries, **fields) == expected
+
+
+def test_with_quality_the_worst_for_their_relevance_come_first(queries, tmp_path):
+    judged = [("d1", 0.9, 0.8), ("d2", 0.3, 0.1)]
+    rows = [{name: None for name in QUALITY.names} | {"doc_id": d, "rel_plus": p, "rel_minus": m} for d, p, m in judged]
+    quality = str(write_folder(tmp_path / "quality", rows, QUALITY))
+    found = inspecting.inspect(InspectConfig(queries=queries, quality=quality, sort="score", limit=4))["rows"]
+    assert [(row["doc_id"], row["relevance"]) for row in found] == [("d1", 0.0), ("d2", 0.0), ("d2", 1.0), ("d1", 1.0)]
+    assert found[0]["score"] == pytest.approx(0.8)
+
+
+def test_what_a_model_wrote_is_shown_without_markup_or_control_characters(queries, capsys):
+    shown(queries)
+    table = capsys.readouterr().err
+    assert "[bold]of·[31m heat" in table and "too long" in table
+
+
+def test_a_pattern_that_is_none_and_a_folder_of_other_rows_are_explained(queries, tmp_path):
+    with pytest.raises(ConfigError, match="regular expression"):
+        shown(queries, grep="(")
+    other = write_folder(tmp_path / "other", [{"x": 1}], pa.schema([("x", pa.int64())]))
+    with pytest.raises(InputError, match="no column"):
+        shown(str(other))
+
+
+def test_the_command_gives_rows_as_json(queries, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["inspect", queries, "--relevance", "1", "--limit", "1", "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert stop.value.code == 0 and [row["doc_id"] for row in said["rows"]] == ["d2"]
