@@ -115,8 +115,7 @@ def _main(argv: list[str]) -> int:
         message = f"no command {argv[0]!r}. There are: {', '.join(COMMANDS)}."
         Console(stderr=True).print(f"readqg: {message}", highlight=False, markup=False)
         return _failed(argv[0], ConfigError.__name__, message, "--json" in argv, 2)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("readqg").setLevel(logging.INFO)
+    _logs()
     if argv[0] == "submit":
         argv, passed = _split_submit(argv)
     shared, rest = _shared_flags().parse_known_args(argv[1:])
@@ -150,6 +149,13 @@ def _main(argv: list[str]) -> int:
         return _failed(argv[0], Stopped.__name__, message, shared.json, stop.exit_code)
     _show(argv[0], summary, shared.json)
     return int(summary.get("exit_code", 0))
+
+
+def _logs() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("readqg").setLevel(logging.INFO)
+    # transformers imports DeepSpeed, which says so on standard output where there is no GPU; `readqg doctor` says what that means.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
 
 
 def _completion(shells: list[str]) -> int:

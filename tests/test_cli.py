@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -137,6 +138,13 @@ def test_zsh_can_read_its_completion(capsys, tmp_path):
     (tmp_path / "_readqg").write_text(script)
     subprocess.run(["zsh", "-n", tmp_path / "_readqg"], check=True)
     assert script.startswith("#compdef readqg") and "train-reranker" in script
+
+
+@pytest.mark.slow
+def test_standard_output_stays_free_of_what_libraries_say():
+    asked = "from readqg import cli; cli._logs(); from deepspeed.accelerator import get_accelerator; get_accelerator()"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
 
 
 def test_completion_for_no_shell_that_is_known_says_which_are(capsys):
