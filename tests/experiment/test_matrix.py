@@ -83,7 +83,7 @@ def test_a_dry_run_of_a_faulty_matrix_fails(tmp_path, capsys):
     path.write_text("title: t\ncollections: {a: {}}\nrecipes: {odd: {trainer: ours}}\n")
     with pytest.raises(SystemExit) as stop:
         cli.main(["experiment", str(path), "--out", "x", "--dry-run"])
-    assert stop.value.code == 1 and "recipes.odd.trainer" in capsys.readouterr().err
+    assert stop.value.code == 2 and "recipes.odd.trainer" in capsys.readouterr().err
 
 
 def test_what_a_recipe_names_or_how_it_trains_is_another_cell(tmp_path):
