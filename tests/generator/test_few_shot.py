@@ -40,7 +40,8 @@ def test_queries_do_not_depend_on_the_relevance(tmp_path):
     generator = Generator.load(config.backbone, config.out, torch.device("cpu"), torch.float32)
     settings = GenerateSettings(decoding="greedy", max_new_tokens=6)
     found = write_queries(generator, [("d", [5, 6, 7])], [1.0, 0.0], 1, settings)
-    assert found[0].text == found[1].text and found[0].log_likelihood == found[1].log_likelihood
+    assert found[0].text == found[1].text
+    assert found[0].log_likelihood == pytest.approx(found[1].log_likelihood, abs=1e-5)  # its last bits hang on the place in the batch
 
 
 def test_too_few_short_documents_are_refused(tmp_path):
