@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from readqg.config.base import Location, OptionalLocation, Settings, placement
 from readqg.config.machine import MINILM_ENCODER, MINILM_L6, MINILM_L12, Compute
@@ -229,9 +229,10 @@ class RankConfig(RankSettings):
 class FusionSettings(Settings):
     """Of a re-ranker's scores with BM25's, both standardised over a query's candidates."""
 
-    weight: NonNegativeFloat | Literal["learned"] = 0.5
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["learned"] = 0.5
     """Of BM25's side; the re-ranker's has 1. `learned`: the one that the re-ranker's folder carries, chosen on its held-out synthetic
-    documents."""
+    documents. There the scores are standardised over a query's own document and BM25's first 20, here over `retrieve.top_k` candidates,
+    of which most are far from relevant: the deeper the candidates, the less the weight fits them."""
 
 
 class FuseConfig(FusionSettings):
