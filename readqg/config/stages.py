@@ -97,7 +97,8 @@ class RankSettings(ScoreSettings):
     """What of a document is scored: its beginning, as far as `max_length` goes; or, `max`, all of it in passages, of which the best one's
     score is the document's (MaxP; Dai & Callan, SIGIR 2019)."""
     passage_tokens: int = Field(200, ge=8)
-    """Tokens of a passage, with the title at its beginning (as much of it as half a passage holds). About 150 words, as in the paper."""
+    """Tokens of a passage, with the title at its beginning (as much of it as half a passage holds); fewer where `max_length` leaves
+    fewer beside the query. About 150 words, as in the paper."""
     passage_stride: int = Field(100, ge=1)
     """Tokens from the beginning of a passage to that of the next."""
 
