@@ -103,7 +103,8 @@ class RunConfig(Settings):
     generate: GenerateSettings = GenerateSettings()
     round_trip: RoundTripSettings = RoundTripSettings()
     ratio: RatioSettings = RatioSettings()
-    """Both where the re-ranker's settings ask for them."""
+    """Both where the re-ranker's settings ask for them. `ratio.document_tokens` and `query_tokens` left at their defaults are those of
+    `generate`."""
     reranker: RerankerSettings = RerankerSettings()
     rank: RankSettings = RankSettings()
     fusion: FusionSettings = FusionSettings()

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from readqg.config import GeneratorSettings, RatioConfig, identity, make
+from readqg.config import GeneratorSettings, RatioConfig, RatioSettings, RunConfig, identity, make
 from readqg.corpus.generated import QUERIES
 from readqg.errors import InputError, ModelError
 from readqg.generator.backbone import Backbone
@@ -11,10 +11,12 @@ from readqg.generator.model import Generator
 from readqg.generator.prompts import SoftPrompt
 from readqg.generator.ratio import RatioStage
 from readqg.local import run_here
+from readqg.places import place_of
 from readqg.reranker.sampling import Filters, read_examples
 from readqg.reranker.training import RerankerTraining
 from readqg.shards import OutputFolder, open_input
 from readqg.stage import compute_shard
+from readqg.steps import Steps
 from tests.builders import tiny_llama, tiny_t5, write_folder
 from tests.reranker.corpus import DOCUMENTS, query_row, reranker_config, write_documents, write_queries
 
@@ -181,3 +183,13 @@ def test_settings_that_lack_what_they_need_are_refused(tmp_path):
         RerankerSettings(unverified="positive", negative_round_trip=10)
     with pytest.raises(InputError, match="readqg ratio --queries"):
         RerankerTraining(reranker_config(tmp_path, ratio_min=0.0))
+
+
+def test_a_run_takes_the_ratio_under_what_the_generator_saw_unless_it_is_told_otherwise(tmp_path):
+    run = RunConfig(generate={"document_tokens": 128, "max_new_tokens": 32})
+    found = Steps(run, place_of(str(tmp_path))).ratio_settings
+    assert (found.document_tokens, found.query_tokens) == (128, 33)
+    told = run.model_copy(update={"ratio": RatioSettings(document_tokens=64, batch_tokens=99)})
+    found = Steps(told, place_of(str(tmp_path))).ratio_settings
+    assert (found.document_tokens, found.query_tokens, found.batch_tokens) == (64, 33, 99)
+    assert Steps(RunConfig(), place_of(str(tmp_path))).ratio_settings == RatioSettings()
