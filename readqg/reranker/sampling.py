@@ -222,7 +222,8 @@ def _hashed(first: int, table: pa.Table) -> pl.DataFrame:
                    for name, dtype in (("rank", pl.Int32), ("ratio", pl.Float32)))
     return pl.DataFrame(pl.from_arrow(table)).select(
         rank, ratio.fill_nan(None), (pl.int_range(pl.len()) + first).cast(pl.UInt32).alias("row"),
-        pl.col("doc_id").hash().alias("document"), words.hash().alias("words"), "relevance", "sample", pl.col("error").is_null().alias("sound"), (words != "").alias("filled"))
+        pl.col("doc_id").hash().alias("document"), words.hash().alias("words"), "relevance", "sample",
+        pl.col("error").is_null().alias("sound"), (words != "").alias("filled"))
 
 
 def _side(usable: pl.DataFrame, relevance: float, name: str) -> pl.DataFrame:
