@@ -101,7 +101,14 @@ class Steps:
 
     def ratio(self, queries: Place, out: Place) -> dict[str, Any]:
         places = {"queries": str(queries), "out": str(out), "prompts": prompts_of(self.config), "backbone": self.config.backbone}
-        return api.ratio(self._stage(c.RatioConfig, self.config.ratio, places))
+        return api.ratio(self._stage(c.RatioConfig, self.ratio_settings, places))
+
+    @property
+    def ratio_settings(self) -> c.RatioSettings:
+        """With the tokens of `generate`, where others are not set: a query's ratio is taken under what its generator saw."""
+        own, standard, generate = self.config.ratio, c.RatioSettings(), self.config.generate
+        tokens = {"document_tokens": generate.document_tokens, "query_tokens": generate.max_new_tokens + 1}
+        return own.model_copy(update={name: value for name, value in tokens.items() if getattr(own, name) == getattr(standard, name)})
 
     def passes(self) -> list[Pass]:
         """What generated queries go through before training, in order; only what the settings ask for."""
@@ -109,7 +116,7 @@ class Steps:
         every = [
             (self.config.queries_like is not None, Pass("select", like, self.select)),
             (self.config.reranker.needs_round_trip, Pass("round-trip", (self.config.round_trip,), self.round_trip)),
-            (self.config.reranker.needs_ratio, Pass("ratio", (self.config.ratio,), self.ratio)),
+            (self.config.reranker.needs_ratio, Pass("ratio", (self.ratio_settings,), self.ratio)),
         ]
         return [step for needed, step in every if needed]
 

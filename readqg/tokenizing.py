@@ -89,10 +89,13 @@ class PairTokenizer:
         """(query, title, text) -> the query with every passage of the document, pair after pair, and how many passages each has.
 
         A document of at most `tokens` tokens, title + " " + text, is one passage. A longer one has passages of that many, `stride`
-        apart, the last one ending with it; each begins with the title, as far as half a passage holds it."""
+        apart, the last one ending with it; each begins with the title, as far as half a passage holds it. Where `max_length` leaves
+        fewer tokens beside the query, passages are so much shorter, so that no token of the document is cut; a query that leaves less
+        than half of the room is cut itself."""
         whole = [document_text(title, text) for _, title, text in pairs]
         ids = self._ids(text for (query, title, _), document in zip(pairs, whole, strict=True) for text in (query, title, document))
-        built = [[(ids[query], passage) for passage in _windows(ids[document], len(ids[title]), tokens, stride)]
+        room = {query: min(tokens, max(self._room - len(ids[query]), self._room // 2)) for query, _, _ in pairs}
+        built = [[(ids[query], passage) for passage in _windows(ids[document], len(ids[title]), room[query], stride)]
                  for (query, title, _), document in zip(pairs, whole, strict=True)]
         return self._joined(chain.from_iterable(built)), [len(rows) for rows in built]
 
@@ -146,7 +149,7 @@ def _windows(ids: np.ndarray, title: int, tokens: int, stride: int) -> list[np.n
     """Passages of a document's tokens, the first `title` of which are its title's."""
     if len(ids) <= tokens:
         return [ids]
-    head, body = ids[:min(title, tokens // 2)], ids[title:]
+    head, body = np.split(ids, [min(title, tokens // 2)])
     room = tokens - len(head)
     starts = range(0, max(len(body) - room, 0) + min(stride, room), min(stride, room))
     return [np.concatenate([head, body[start:start + room]]) for start in starts]

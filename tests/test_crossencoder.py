@@ -238,8 +238,25 @@ def test_passages_hold_every_token_and_begin_with_the_title(title, body, tokens,
         assert len(found) == 1 and np.array_equal(found[0], ids)
         return
     assert all(len(passage) <= tokens and np.array_equal(passage[:head], ids[:head]) for passage in found)
-    assert set(ids[title:]) <= {int(token) for passage in found for token in passage}
+    assert set(ids) <= {int(token) for passage in found for token in passage}
     assert all(passage[-1] != ids[-1] for passage in found[:-1]), "none after the one that ends with the document"
+
+
+@pytest.fixture(scope="module")
+def tokenizer_of(tmp_path_factory):
+    folder = str(tiny_cross_encoder(tmp_path_factory.mktemp("tokens")))
+    return lambda max_length: PairTokenizer(folder, max_length)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60), st.integers(8, 48), st.integers(8, 40), st.integers(1, 40))
+def test_no_token_of_a_document_is_unscored_however_long_the_query(tokenizer_of, query, title, text, length, tokens, stride):
+    tokenize = tokenizer_of(length)
+    tokenize._ids = lambda texts: {t: np.arange(1000, 1000 + len(t.split())) for t in texts}  # tokens that can be told apart
+    encoded, number = tokenize.passages([("q " * query, "t " * title, "w " * text)], tokens, min(stride, tokens))
+    scored = [ids[types == 1][:-1] for ids, types in zip(encoded.input_ids, encoded.type_ids, strict=True)]
+    assert number == [len(scored)] and all(len(ids) <= length for ids in encoded.input_ids)
+    assert {int(token) for ids in scored for token in ids} == set(range(1000, 1000 + title + text))
 
 
 def test_a_passage_is_scored_as_the_query_with_its_text(tmp_path):

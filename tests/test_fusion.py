@@ -34,6 +34,12 @@ def test_neither_scale_nor_offset_counts(scores: dict, first: dict, factor: floa
     assert fuse(moved, first, 0.5) == pytest.approx(fuse(scores, first, 0.5), abs=1e-6)
 
 
+@pytest.mark.parametrize("weight", [float("inf"), float("nan"), -0.1])
+def test_a_weight_is_a_finite_number(weight) -> None:
+    with pytest.raises(ValueError, match="weight"):
+        FuseConfig(run="run", first="first", out="out", weight=weight)
+
+
 def test_weight_0_keeps_the_order(tmp_path) -> None:
     run = {"q1": {"d1": 1.0, "d2": 3.0, "d3": 2.0}, "q2": {"d9": 1.0}}
     write_trec(tmp_path / "ranked.trec", run)

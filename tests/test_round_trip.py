@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from readqg import api
-from readqg.config import RoundTripConfig
+from readqg.config import RoundTripConfig, RunConfig
 from readqg.errors import InputError
 from readqg.reranker.sampling import ROUND_TRIP_COLUMNS
-from readqg.reranker.training import RerankerTraining
+from readqg.reranker.training import RerankerTraining, open_queries
 from readqg.shards import open_input
 from tests.reranker.corpus import DOCUMENTS, query_row, reranker_config
 
@@ -46,6 +46,24 @@ def test_queries_that_were_not_asked_back_are_refused(tmp_path):
         RerankerTraining(reranker_config(tmp_path, round_trip=10))
 
 
+@pytest.mark.parametrize("settings", [{"round_trip": 6}, {"negative_round_trip": 6}, {"mined": 3}])
+def test_a_round_trip_that_did_not_go_as_deep_is_refused(tmp_path, settings):
+    config = round_trip(reranker_config(tmp_path), tmp_path, top_k=5)
+    with pytest.raises(InputError, match=r"looked at the first 5 documents.*--top-k 6"):
+        open_queries(config.model_copy(update=settings))
+    with pytest.raises(ValueError, match=r"asks for 6 places, and round_trip\.top_k looks at 5: raise it to 6"):
+        RunConfig(reranker=settings, round_trip={"top_k": 5})
+    open_queries(config.model_copy(update=dict.fromkeys(settings, 2)))
+    RunConfig(reranker=settings, round_trip={"top_k": 6})
+
+
+def test_where_filters_leave_too_few_the_error_says_which(tmp_path):
+    rows = [query_row(doc_id, r, f"zzz {r}") for doc_id in DOCUMENTS for r in (1.0, 0.0)]
+    config = round_trip(reranker_config(tmp_path, rows), tmp_path)
+    with pytest.raises(InputError, match=r"^0 documents .* Left out: positives not found 12 \(round_trip\), .* Loosen the settings"):
+        RerankerTraining(config.model_copy(update={"round_trip": 1}))
+
+
 @pytest.mark.parametrize("mined", [1, 3])
 def test_mined_documents_take_the_place_of_the_search(tmp_path, mined):
     config = round_trip(reranker_config(tmp_path), tmp_path)
@@ -65,6 +83,16 @@ def test_mined_documents_take_the_place_of_the_search(tmp_path, mined):
     softplus = torch.nn.functional.softplus
     assert loss.item() == pytest.approx(0.5 * (softplus(-logits[:, 0]).mean() + softplus(logits[:, 1:]).mean()).item(), abs=1e-5)
     assert metrics["accuracy"] == pytest.approx((logits[:, :1] > logits[:, 1:]).all(1).float().mean().item())
+
+
+def test_no_mined_document_is_held_out(tmp_path):
+    rows = [query_row(doc_id, 1.0, f"number {doc_id[1:]}") for doc_id in DOCUMENTS]  # each finds every document
+    config = round_trip(reranker_config(tmp_path, rows, held_out_share=0.5), tmp_path)
+    stage = RerankerTraining(config.model_copy(update={"mined": 4, "mined_from": 1, "w_mr": 0.0}))
+    triples = stage.batches.triples(0)
+    held_out = {doc_id for _, doc_id in stage._held_out_examples.doc_ids()}
+    assert len(held_out) == 6 and all(held_out <= set(triple.found) for triple in triples)
+    assert not held_out & {doc_id for number in range(20) for triple in triples for doc_id in stage._mined(triple, triples, number)}
 
 
 def test_the_batch_stands_in_where_too_few_documents_are_found(tmp_path):

@@ -86,6 +86,14 @@ def test_with_one_sample_there_is_nothing_to_choose_from():
         RunConfig(queries_like="real.txt")
 
 
+def test_a_placebo_of_the_same_document_needs_two_samples_that_stay():
+    placebo = {"negative": "second_positive"}
+    for changes in ({}, {"generate": {"samples": 2}, "queries_like": "real.txt"}):
+        with pytest.raises(ValueError, match="second_positive needs two samples"):
+            RunConfig(reranker=placebo, **changes)
+    RunConfig(reranker=placebo, generate={"samples": 2})
+
+
 def test_distance_is_total_variation():
     assert distance(np.array([1.0, 0.0]), np.array([0.0, 1.0])) == 1.0
     assert distance(np.array([0.5, 0.5]), np.array([0.4, 0.6])) == pytest.approx(0.1)

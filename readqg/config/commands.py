@@ -103,7 +103,8 @@ class RunConfig(Settings):
     generate: GenerateSettings = GenerateSettings()
     round_trip: RoundTripSettings = RoundTripSettings()
     ratio: RatioSettings = RatioSettings()
-    """Both where the re-ranker's settings ask for them."""
+    """Both where the re-ranker's settings ask for them. `ratio.document_tokens` and `query_tokens` left at their defaults are those of
+    `generate`."""
     reranker: RerankerSettings = RerankerSettings()
     rank: RankSettings = RankSettings()
     fusion: FusionSettings = FusionSettings()
@@ -121,6 +122,18 @@ class RunConfig(Settings):
             raise ValueError("sampling: coverage needs max_documents, the number of documents that queries are written for")
         if self.queries_like and self.generate.samples < 2:
             raise ValueError("queries_like chooses among the samples of a document, and generate.samples is 1: set it to 4, say")
+        placebo = self.reranker.w_mr > 0 and self.reranker.negative == "second_positive"
+        if placebo and (self.queries_like or self.generate.samples < 2):
+            raise ValueError("reranker.negative: second_positive needs two samples of a document: set generate.samples to 2 or more, and "
+                             "leave out queries_like, which keeps one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _round_trip_is_deep_enough(self) -> RunConfig:
+        asked, top_k = self.reranker.deepest_round_trip, self.round_trip.top_k
+        if asked > top_k:
+            raise ValueError(f"reranker.round_trip, negative_round_trip or mined_from + mined asks for {asked} places, and "
+                             f"round_trip.top_k looks at {top_k}: raise it to {asked}")
         return self
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from readqg.config.base import Location, OptionalLocation, Settings, placement
 from readqg.config.machine import MINILM_ENCODER, MINILM_L6, MINILM_L12, Compute
@@ -97,7 +97,8 @@ class RankSettings(ScoreSettings):
     """What of a document is scored: its beginning, as far as `max_length` goes; or, `max`, all of it in passages, of which the best one's
     score is the document's (MaxP; Dai & Callan, SIGIR 2019)."""
     passage_tokens: int = Field(200, ge=8)
-    """Tokens of a passage, with the title at its beginning (as much of it as half a passage holds). About 150 words, as in the paper."""
+    """Tokens of a passage, with the title at its beginning (as much of it as half a passage holds); fewer where `max_length` leaves
+    fewer beside the query. About 150 words, as in the paper."""
     passage_stride: int = Field(100, ge=1)
     """Tokens from the beginning of a passage to that of the next."""
 
@@ -229,9 +230,10 @@ class RankConfig(RankSettings):
 class FusionSettings(Settings):
     """Of a re-ranker's scores with BM25's, both standardised over a query's candidates."""
 
-    weight: NonNegativeFloat | Literal["learned"] = 0.5
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["learned"] = 0.5
     """Of BM25's side; the re-ranker's has 1. `learned`: the one that the re-ranker's folder carries, chosen on its held-out synthetic
-    documents."""
+    documents. There the scores are standardised over a query's own document and BM25's first 20, here over `retrieve.top_k` candidates,
+    of which most are far from relevant: the deeper the candidates, the less the weight fits them."""
 
 
 class FuseConfig(FusionSettings):

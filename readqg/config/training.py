@@ -168,7 +168,8 @@ class RerankerSettings(Settings):
     unverified: Literal["drop", "positive"] | None = None
     """A query at r = 0 is a negative where `negative_round_trip` and the ratio agree that it is none for its document: not found, and a
     ratio of `negative_ratio_max` at most. Any other is dropped, or used as a positive, for which `round_trip` and `ratio_min` then
-    hold. A document that is left without a negative keeps its positive. None: the ratio is not asked. Needs `readqg ratio`."""
+    hold, one of them at least. A document that is left without a negative keeps its positive. None: the ratio is not asked. Needs
+    `readqg ratio`."""
     negative_ratio_max: float = 0.0
     """nats."""
     mined: int = Field(0, ge=0)
@@ -216,6 +217,9 @@ class RerankerSettings(Settings):
         if self.unverified and not self.negative_round_trip:
             raise ValueError(f"unverified: {self.unverified} needs negative_round_trip, the places among which a negative must not find "
                              "its document: set it to 10, say")
+        if self.unverified == "positive" and self.round_trip is None and self.ratio_min is None:
+            raise ValueError("unverified: positive would make any query at r = 0 a positive, whatever it asks: set round_trip or "
+                             "ratio_min, which positives have to pass")
         return self
 
     @model_validator(mode="after")
@@ -228,6 +232,12 @@ class RerankerSettings(Settings):
     @property
     def needs_round_trip(self) -> bool:
         return bool(self.round_trip or self.negative_round_trip or self.mined)
+
+    @property
+    def deepest_round_trip(self) -> int:
+        """Places of BM25's ranking that the settings ask for; of mined ones one is a query's own document."""
+        mined = self.mined_from + self.mined if self.mined else 0
+        return max(self.round_trip or 0, self.negative_round_trip or 0, mined)
 
     @property
     def needs_ratio(self) -> bool:

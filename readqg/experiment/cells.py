@@ -88,8 +88,8 @@ class CellRun:
     def __init__(self, out: Place, cell: Cell) -> None:
         self.cell = cell
         self.shared = out / "shared" / cell.collection
-        self.seconds: dict[str, float] = {}
-        self._prompts = None if cell.prompts is None else out / "shared" / self._named("prompts", cell.prompts, cell.prompts.backbone)
+        self._spent: dict[str, tuple[str, float]] = {}
+        self._prompts = None if cell.prompts is None else out / "shared" / self._named("prompts", cell.prompts, cell.prompts_made_of)
         self.config = cell.config if self._prompts is None else cell.config.model_copy(update={"prompts": str(self._prompts)})
         self.steps = Steps(self.config, self.shared / self._named("corpus", cell.source.source, cell.source.split, cell.config.documents))
 
@@ -160,8 +160,8 @@ class CellRun:
             self.steps.train(queries, tuned)
         return tuned
 
-    def _queries(self, config: RunConfig) -> Place:
-        """Generated queries, by prompts that are trained first where they are the recipe's own."""
+    def _queries(self, config: RunConfig, stage: str = "generate") -> Place:
+        """Generated queries, by prompts that are trained first where they are the recipe's own. `stage`: what their writing counts as."""
         if self._prompts is not None:
             with self._timed("prompts", self._prompts):
                 make_prompts(self.cell.prompts, str(self._prompts))
@@ -173,7 +173,7 @@ class CellRun:
         asked = steps.generate_config(self.shared / "unnamed", chosen)
         of = [chosen.name] if chosen else []
         queries = self._place("queries", asked, asked.prompts, asked.backbone, asked.max_documents, *of)
-        with self._timed("generate", queries):
+        with self._timed(stage, queries):
             steps.generate(queries, chosen)
         return queries
 
@@ -182,7 +182,7 @@ class CellRun:
         if self.cell.grid is None:
             return None
         drawn = {"generate": self.cell.grid, "max_documents": self.cell.grid_documents, "sampling": "hash"}
-        grid = self._queries(self.config.model_copy(update=drawn))
+        grid = self._queries(self.config.model_copy(update=drawn), "quality")
         place = self._place("quality", grid.name, self.cell.quality, self.cell.quality.judge, self.cell.quality.encoder)
         with self._timed("quality", place):
             return self.steps.quality(self.cell.quality, grid, place)
@@ -210,8 +210,8 @@ class CellRun:
     def _facts(self, model: Place | None) -> dict[str, Any]:
         verdict = None if model is None else read_verdict(self.tuned)[0]
         return {
-            "asked": fingerprint(self.cell.identity), "cell": self.cell.name, "seconds": self.seconds, "identity": self.cell.identity,
-            "quality": self._quality(),
+            "asked": fingerprint(self.cell.identity), "cell": self.cell.name, "quality": self._quality(), "seconds": self._seconds(),
+            "identity": self.cell.identity,
             "guard": None if verdict is None else {
                 "use": verdict.use, "difference": verdict.difference, "interval": verdict.interval, "p_value": verdict.p_value,
                 "documents": verdict.held_out_documents},
@@ -230,11 +230,17 @@ class CellRun:
 
     @contextmanager
     def _timed(self, stage: str, place: Place, finished: Place | None = None) -> Iterator[None]:
-        """Times the making of `place`; one that was there (`finished`: the folder in it that says so) keeps the time it took then."""
+        """Times the making of `place`; one that was there (`finished`: the folder in it that says so) keeps the time it took then. One
+        that is asked for again counts once, as what it was asked for first."""
         clock = Clock(place.parent / f"_seconds-{place.name}.json")
         if ((finished or place) / "_SUCCESS").exists():
             yield
         else:
             with clock.stage(stage):
                 yield
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + clock.seconds.get(stage, 0.0), 1)
+        self._spent[place.name] = (self._spent.get(place.name, (stage,))[0], sum(clock.seconds.values()))
+
+    def _seconds(self) -> dict[str, float]:
+        """By stage."""
+        stages = dict.fromkeys(stage for stage, _ in self._spent.values())
+        return {stage: round(sum(s for of, s in self._spent.values() if of == stage), 1) for stage in stages}

@@ -65,12 +65,22 @@ class Cell:
         }
 
     @property
+    def prompts_made_of(self) -> dict[str, str]:
+        """Files, folders and models that the recipe's own prompts are made of."""
+        made_of = {name: getattr(self.prompts, name, None) for name in ("backbone", "pairs", "initial")}
+        return {name: place for name, place in made_of.items() if place}
+
+    @property
     def _places(self) -> dict[str, str]:
-        """Files and folders that a recipe names and others do without."""
+        """Files, folders and models that a recipe or the matrix names and others do without."""
         c = self.config
         named = {"replay": c.reranker.replay, "queries_like": c.queries_like}
         if c.sampling == "coverage":
             named["encoder"] = c.coverage.encoder
+        if self.prompts is not None:
+            named |= {name: place for name, place in self.prompts_made_of.items() if name != "backbone"}
+        if self.grid is not None:
+            named |= {"judge": self.quality.judge, "judging_encoder": self.quality.encoder}
         return {name: place for name, place in named.items() if place}
 
 

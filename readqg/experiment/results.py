@@ -27,6 +27,8 @@ from readqg.shards import appearing, write_whole
 
 _ARGUANA = "arguana"
 _FUSED = "-fused"
+ByCollection = dict[str, dict[int, dict[str, float]]]
+"""collection -> seed -> query_id -> nDCG@10."""
 _QUALITY = {
     "diversity": ("diversity", "mean"), "rel_plus": ("rel+", "mean"), "rel_minus": ("rel−", "mean"), "delta": ("delta", "mean"),
     "control": ("control", "mean"), "query_plus": ("distinct, r = 1", "distinct"), "query_minus": ("distinct, r = 0", "distinct"),
@@ -62,8 +64,9 @@ def summarise(matrix: Matrix, table: pa.Table, facts: dict[str, dict[str, Any]],
     """One table. `suffix`: "" compares recipes with the start, "-fused" fused recipes with the fused start.
 
     Rows: BM25 and the start, then a row a recipe that has a cell: nDCG@10 x 100 by collection, means over the collections with and
-    without ArguAna, the mean difference to the start with its 95 % interval and Holm's p over the rows, and what it cost. A recipe
-    that lacks a collection has no means: they would be of other collections than its neighbours'."""
+    without ArguAna, the mean difference to the start with its 95 % interval and Holm's p over the rows, and what it cost. Where recipes
+    change what BM25 or the start is (ranking by passages, a learned weight), there is a row of each, named by the recipes whose
+    differences are to it. A recipe that lacks a collection has no means: they would be of other collections than its neighbours'."""
     rows = table.to_pylist()
     collections = [name for name in matrix.collections if any(row["collection"] == name for row in rows)]
     values: dict[tuple[str, str, str], dict[int, dict[str, float]]] = {}
@@ -73,10 +76,11 @@ def summarise(matrix: Matrix, table: pa.Table, facts: dict[str, dict[str, Any]],
     recipes = [name for name in matrix.recipes if any((name, "recipe", c) in values for c in collections)]
     compared: dict[str, Comparison] = {}
     lines = []
-    for system in ("bm25", f"start{suffix}"):
-        by = {c: next(v for (_, s, where), v in values.items() if s == system and where == c) for c in collections}
-        label = "BM25" if system == "bm25" else "start" + (" + BM25" if suffix else "")
-        lines.append({"name": label, "note": "", **_means(by, collections), "guard": "", "seconds": None, "published": {}})
+    for system, label in (("bm25", "BM25"), (f"start{suffix}", "start" + (" + BM25" if suffix else ""))):
+        measured_by = {name: {c: values[name, system, c] for c in collections if (name, system, c) in values} for name in recipes}
+        for names, by in _alike(measured_by):
+            name = f"{label} of {', '.join(names)}" if names else label
+            lines.append({"name": name, "note": "", **_means(by, collections), "guard": "", "seconds": None, "published": {}})
     for name in recipes:
         own = {c: values[name, f"recipe{suffix}", c] for c in collections if (name, f"recipe{suffix}", c) in values}
         start = {c: values[name, f"start{suffix}", c] for c in own}
@@ -95,7 +99,23 @@ def summarise(matrix: Matrix, table: pa.Table, facts: dict[str, dict[str, Any]],
             "queries": {c: len(next(iter(v.values()))) for c in collections for (_, _, where), v in values.items() if where == c}}
 
 
-def _means(by: dict[str, dict[int, dict[str, float]]], collections: list[str]) -> dict[str, Any]:
+def _alike(own: dict[str, ByCollection]) -> list[tuple[list[str], ByCollection]]:
+    """Recipes whose figures are the same wherever both have some, with these figures. The largest group comes first, without names."""
+    groups: list[tuple[list[str], ByCollection]] = []
+    for name, by in own.items():
+        for names, of_group in groups:
+            shared = [(of_group[c][seed], by[c][seed]) for c in by if c in of_group for seed in by[c] if seed in of_group[c]]
+            if shared and all(one == other for one, other in shared):
+                names.append(name)
+                of_group |= {c: {**of_group.get(c, {}), **seeds} for c, seeds in by.items()}
+                break
+        else:
+            groups.append(([name], dict(by)))
+    groups.sort(key=lambda group: -len(group[0]))
+    return [([] if i == 0 else names, by) for i, (names, by) in enumerate(groups)]
+
+
+def _means(by: ByCollection, collections: list[str]) -> dict[str, Any]:
     """nDCG@10 x 100, means over queries and seeds, and the spread of the seeds' means."""
     seeds = {c: [100 * float(np.mean(list(v.values()))) for v in found.values()] for c, found in by.items()}
     figures = {c: float(np.mean(means)) for c, means in seeds.items()}

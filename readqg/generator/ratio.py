@@ -6,6 +6,7 @@ positives and verifies negatives by it, and the search over generators takes it 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -45,7 +46,8 @@ def log_ratios(
 
 
 class RatioStage(ShardStage):
-    """The rows of a queries folder, all its columns, with `ratio`: null where there is no query.
+    """The rows of a queries folder, all its columns, with `ratio`: null where there is no query, or, with an `error`, where it is not
+    finite.
 
     Raises `InputError` for folders that cannot be read, `ModelError` for prompts or a backbone that cannot be used, and for prompts
     that know no relevance."""
@@ -89,15 +91,16 @@ class RatioStage(ShardStage):
 
     def compute(self, table: pa.Table) -> pa.Table:
         rows: dict[str, list[int]] = {}
-        queries = table["query"].to_pylist()
-        for row, (doc_id, error) in enumerate(zip(table["doc_id"].to_pylist(), table["error"].to_pylist(), strict=True)):
+        queries, errors = table["query"].to_pylist(), table["error"].to_pylist()
+        for row, (doc_id, error) in enumerate(zip(table["doc_id"].to_pylist(), errors, strict=True)):
             if error is None and (queries[row] or "").strip():
                 rows.setdefault(doc_id, []).append(row)
         ratios: list[float | None] = [None] * table.num_rows
         texts, of_document = self.documents.texts(list(rows)), list(rows.values())
         for own, found in zip(of_document, self._ratios(texts, [[queries[row] for row in own] for own in of_document]), strict=True):
             for row, ratio in zip(own, found, strict=True):
-                ratios[row] = ratio
+                ratios[row], errors[row] = (ratio, None) if math.isfinite(ratio) else (None, f"the likelihood ratio is {ratio}")
+        table = table.set_column(table.column_names.index("error"), "error", pa.array(errors, pa.string()))
         return table.append_column(RATIO, pa.array(ratios, pa.float32()))
 
     @torch.inference_mode()

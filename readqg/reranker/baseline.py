@@ -1,7 +1,7 @@
 """What sentence-transformers does with the same queries, to compare with: hard negatives that a bi-encoder mines, binary cross-entropy.
 
-The positive queries that pass the filters are those of our training, of the same documents; the same documents are held out, and judge
-the outcome. Needs `datasets` and `accelerate`, and runs in this process.
+The positive queries that pass the filters are those of our training, of the same documents; the same documents are held out, from
+what is mined too, and judge the outcome. Needs `datasets` and `accelerate`, and runs in this process.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ def train_baseline(config: TrainRerankerConfig, mining: MiningSettings) -> dict[
     if folder.done:
         return folder.success()
     examples, counts = read_examples(queries, None, Filters.of(config))
-    trained, held_out = examples.split(config.held_out_share, config.held_out_max)
+    trained, held_out = examples.split(config.held_out_share, config.held_out_max, counts)
     devices.set_threads(config.compute)
-    model, pairs = _train(config, mining, trained, documents)
+    held_out_ids = {doc_id for _, doc_id in held_out.doc_ids()}
+    model, pairs = _train(config, mining, trained, documents, [doc_id for doc_id in documents.ids if doc_id not in held_out_ids])
     made = folder.tmp / "model"
     made.mkdir(parents=True)
     write_model(model, load_tokenizer(models.resolve(config.start)), made)
@@ -56,8 +57,10 @@ def train_baseline(config: TrainRerankerConfig, mining: MiningSettings) -> dict[
     return folder.commit_files(made, {**counts, "labelled_pairs": pairs, "queries": len(trained.positives)})
 
 
-def _train(config: TrainRerankerConfig, mining: MiningSettings, examples: Examples, documents: Documents) -> tuple[Any, int]:
-    """The trained model in float32, and the number of labelled pairs."""
+def _train(
+    config: TrainRerankerConfig, mining: MiningSettings, examples: Examples, documents: Documents, mined_from: list[str],
+) -> tuple[Any, int]:
+    """The trained model in float32, and the number of labelled pairs. `mined_from`: ids of the documents that may be negatives."""
     try:
         import accelerate  # noqa: F401
         from datasets import Dataset
@@ -74,7 +77,7 @@ def _train(config: TrainRerankerConfig, mining: MiningSettings, examples: Exampl
     encoder = BiEncoder(models.resolve(mining.encoder), mining.pooling, config.max_length, config.batch_tokens, device, torch.float32)
     set_seed(config.seed)
     rows = mine_hard_negatives(
-        pairs, encoder.model, corpus=documents.texts(documents.ids), num_negatives=mining.negatives, range_min=mining.range_min,
+        pairs, encoder.model, corpus=documents.texts(mined_from), num_negatives=mining.negatives, range_min=mining.range_min,
         range_max=mining.range_max, relative_margin=mining.relative_margin, sampling_strategy=mining.sampling,
         output_format="labeled-pair", faiss_batch_size=1024, verbose=False)
     start = CrossEncoder(

@@ -10,9 +10,9 @@ Two placebos for Eq. 6's negative keep all else as it is: the document's next po
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -26,16 +26,19 @@ from readqg.shards import InputFolder, stable_hash
 QUERY_COLUMNS = ("doc_id", "relevance", "sample", "query", "error")
 ROUND_TRIP_COLUMNS = ("rank", "found")
 RATIO_COLUMNS = ("ratio",)
-LEFT_OUT = (
-    "rows_with_error", "rows_with_empty_query", "positives_not_found", "positives_of_low_ratio", "negatives_found",
-    "negatives_not_verified", "documents_without_positive", "documents_without_negative", "identical_pairs",
-)
-"""The counts of `read_examples` that say something of the input is not used."""
+_LEFT_OUT = {
+    "rows_with_error": "", "rows_with_empty_query": "", "positives_not_found": "round_trip", "positives_of_low_ratio": "ratio_min",
+    "negatives_found": "negative_round_trip", "negatives_not_verified": "unverified", "documents_without_positive": "",
+    "documents_without_negative": "", "identical_pairs": "",
+}
+"""The counts of `read_examples` that say something of the input is not used, and the setting behind each."""
 _COUNTED = {
     "positives_not_found": "not_found", "positives_of_low_ratio": "low_ratio", "negatives_found": "found",
     "negatives_not_verified": "not_verified", "negatives_used_as_positives": "turned",
 }
 Negative = Literal["generated", "other_document", "second_positive"]
+OF_ITS_OWN: tuple[Negative, ...] = ("generated", "second_positive")
+"""Negatives that a document has or lacks itself."""
 _FEWEST_TRAINED = 2  # Eq. 5 needs another document in the batch
 
 
@@ -67,13 +70,17 @@ class Examples:
 
     def doc_ids(self) -> Iterator[tuple[int, str]]:
         """(document, doc_id) of all, in the order in which the folder has them."""
+        for document, row in self._first_positives("doc_id"):
+            yield document, row["doc_id"]
+
+    def _first_positives(self, *columns: str) -> Iterator[tuple[int, dict[str, Any]]]:
         rows = self.positives[self.first[:-1]]
         order = np.argsort(rows)
         ordered = rows[order]
-        for first, table in in_order(self.rows.folder, ["doc_id"]):
+        for first, table in in_order(self.rows.folder, list(columns)):
             low, high = np.searchsorted(ordered, [first, first + table.num_rows])
-            ids = table["doc_id"].take(pa.array(ordered[low:high].astype(np.int64) - first)).to_pylist()
-            yield from zip(order[low:high].tolist(), ids, strict=True)
+            found = table.take(pa.array(ordered[low:high].astype(np.int64) - first)).to_pylist()
+            yield from zip(order[low:high].tolist(), found, strict=True)
 
     def triple(self, document: int, epoch: int) -> Triple:
         """Raises `InputError` where the rows of the two queries are not of one document."""
@@ -96,18 +103,28 @@ class Examples:
         chosen = np.repeat(self.first[documents] - first[:-1], sizes) + np.arange(first[-1])
         return Examples(self.rows, first, self.positives[chosen], self.negatives[chosen])
 
-    def split(self, share: float, most: int) -> tuple[Examples, Examples]:
+    def split(self, share: float, most: int, counts: Mapping[str, int] | None = None) -> tuple[Examples, Examples]:
         """(trained, held out): `share` of the documents, at least one and at most `most`, is drawn by a stable hash of the
-        doc_id; the seed has no part in it, so that runs with several seeds are judged on the same documents.
+        doc_id; the seed has no part in it, so that runs with several seeds are judged on the same documents. A document whose first
+        positive was asked at another relevance than 1 is never held out. `counts`: what `read_examples` left out, for the error.
 
-        Raises `InputError` where that leaves fewer than two documents to train on."""
-        if len(self) <= _FEWEST_TRAINED:
-            raise InputError(f"{len(self)} documents have usable queries; training needs {_FEWEST_TRAINED + 1} or more "
-                             "(two in a batch and one held out). Generate queries for more documents.")
+        Raises `InputError` where that leaves fewer than two documents to train on, or none to hold out."""
+        asked = [(i, row["doc_id"]) for i, row in self._first_positives("doc_id", "relevance") if row["relevance"] == 1]
+        if len(self) <= _FEWEST_TRAINED or not asked:
+            few, said = "" if asked else ", none of them at relevance 1", left_out(counts or {})
+            advice = f"Left out: {said}. Loosen the settings named there, or generate" if said else "Generate"
+            raise InputError(f"{len(self)} documents have usable queries{few}; training needs {_FEWEST_TRAINED + 1} or more (two in a "
+                             f"batch and one, at relevance 1, held out). {advice} queries for more documents.")
         number = min(max(1, round(share * len(self))), most, len(self) - _FEWEST_TRAINED)
-        hashed = ((stable_hash(doc_id), doc_id, i) for i, doc_id in self.doc_ids())
+        hashed = ((stable_hash(doc_id), doc_id, i) for i, doc_id in asked)
         held_out = np.sort([i for _, _, i in heapq.nsmallest(number, hashed)])
         return self.only(np.setdiff1d(np.arange(len(self)), held_out)), self.only(held_out)
+
+
+def left_out(counts: Mapping[str, int]) -> str:
+    """What of the input is not used, and by which setting; "" where all is."""
+    return ", ".join(f"{name.replace('_', ' ')} {counts[name]}" + (f" ({setting})" if setting else "")
+                     for name, setting in _LEFT_OUT.items() if counts.get(name))
 
 
 @dataclass(frozen=True)
@@ -155,18 +172,24 @@ def read_examples(
     Left out: rows with an error or an empty query; rows of a relevance other than 1 and 0 (0 too, unless `negative` is
     "generated"); what `filters` leave out; then documents without a positive, or without a negative of their own where one is asked
     for ("other_document" is chosen batch by batch, in `Batches`), unless negatives have to be verified: then a document without one
-    keeps its positive. A pair of the same words (but for case and white space) keeps its positive and loses its
-    negative. The rows are looked at some at a time; what is kept of each are hashes."""
+    keeps its positive. Where `filters` leave out negatives that are found, documents and positives are those of "generated" whatever
+    `negative` is, so that controls without it, or with a placebo, train on the same ones. A pair of the same words (but for case and
+    white space) keeps its positive and loses its negative. The rows are looked at some at a time; what is kept of each are hashes."""
     filters = filters or Filters()
     columns = [*QUERY_COLUMNS, *filters.columns]
     rows = pl.concat([_hashed(first, table) for first, table in in_order(folder, columns)] or [_hashed(0, folder.read().slice(0, 0))])
     rows = filters.sort_out(rows)
     usable = rows.filter("sound", "filled", ~pl.any_horizontal("not_found", "low_ratio", "found", "not_verified"))
     positives = _side(usable, 1.0, "positive")
-    negatives = _next_positive(positives) if negative == "second_positive" else _side(usable, 0.0, "negative")
-    of_its_own = negative in ("generated", "second_positive")
+    written, negatives = rows["document"].n_unique(), _side(usable, 0.0, "negative")
+    of_its_own = negative in OF_ITS_OWN
     needed = of_its_own and (filters.unverified is None or negative == "second_positive")
-    paired = positives.join(negatives, on=["document", "k"], how="inner" if needed else "left")
+    kept = positives
+    if filters.negative_round_trip and filters.unverified is None:
+        kept = positives.join(negatives, on=["document", "k"], how="semi")
+    if negative == "second_positive":
+        negatives = _next_positive(positives)
+    paired = kept.join(negatives, on=["document", "k"], how="inner" if needed else "left")
     pairs = paired.with_columns(same=pl.col("positive_words") == pl.col("negative_words")).sort("document", "k")
     if not of_its_own:
         pairs = pairs.with_columns(negative=pl.lit(None, pl.UInt32), same=pl.lit(False))
@@ -175,7 +198,7 @@ def read_examples(
     texts = ("doc_id", "query", "found") if with_found else ("doc_id", "query")
     examples = Examples(RandomRows(folder, texts), np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]),
                         pairs["positive"].to_numpy(), pairs.select(rows_of_negatives).to_series().to_numpy())
-    written = rows["document"].n_unique()
+    with_negative = pairs.filter(pl.col("negative").is_not_null()) if of_its_own else pairs
     counts = {
         "rows": rows.height,
         "rows_with_error": rows.select((~pl.col("sound")).sum()).item(),
@@ -184,7 +207,7 @@ def read_examples(
         "rows_of_other_relevance": rows.select((~pl.col("relevance").is_in([0.0, 1.0])).sum()).item(),
         "documents": written,
         "documents_without_positive": written - positives["document"].n_unique(),
-        "documents_without_negative": positives["document"].n_unique() - len(examples),
+        "documents_without_negative": positives["document"].n_unique() - with_negative["document"].n_unique(),
         "documents_usable": len(examples),
         "identical_pairs": int(pairs["same"].sum()),
         "repeated_positives": pairs.height - pairs["positive_words"].n_unique(),
@@ -198,8 +221,9 @@ def _hashed(first: int, table: pa.Table) -> pl.DataFrame:
     rank, ratio = (pl.col(name) if name in table.column_names else pl.lit(None, dtype).alias(name)
                    for name, dtype in (("rank", pl.Int32), ("ratio", pl.Float32)))
     return pl.DataFrame(pl.from_arrow(table)).select(
-        rank, ratio, (pl.int_range(pl.len()) + first).cast(pl.UInt32).alias("row"), pl.col("doc_id").hash().alias("document"),
-        words.hash().alias("words"), "relevance", "sample", pl.col("error").is_null().alias("sound"), (words != "").alias("filled"))
+        rank, ratio.fill_nan(None), (pl.int_range(pl.len()) + first).cast(pl.UInt32).alias("row"),
+        pl.col("doc_id").hash().alias("document"), words.hash().alias("words"), "relevance", "sample",
+        pl.col("error").is_null().alias("sound"), (words != "").alias("filled"))
 
 
 def _side(usable: pl.DataFrame, relevance: float, name: str) -> pl.DataFrame:

@@ -13,7 +13,7 @@ pairs near those of a frozen copy of the start.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, cycle, islice
@@ -32,10 +32,21 @@ from readqg.errors import InputError
 from readqg.reranker import card
 from readqg.reranker.losses import anchor_loss, bce_loss, hardest_documents, margin_ranking_loss
 from readqg.reranker.replay import Replay
-from readqg.reranker.sampling import LEFT_OUT, QUERY_COLUMNS, RATIO_COLUMNS, ROUND_TRIP_COLUMNS, Batches, Filters, Triple, read_examples
+from readqg.reranker.sampling import (
+    OF_ITS_OWN,
+    QUERY_COLUMNS,
+    RATIO_COLUMNS,
+    ROUND_TRIP_COLUMNS,
+    Batches,
+    Examples,
+    Filters,
+    Triple,
+    left_out,
+    read_examples,
+)
 from readqg.reranker.scoring import TrainingScorer, keep_head_in_float32
 from readqg.reranker.selection import HeldOut, Validation, has_collapsed, verdict_from_log
-from readqg.shards import InputFolder, open_input, stable_hash
+from readqg.shards import InputFolder, open_input, read_json, stable_hash
 from readqg.tokenizing import EncodedPairs, PairTokenizer
 from readqg.training import TrainStage, scheduled
 from readqg.workers import ALONE, Workers
@@ -98,8 +109,9 @@ class RerankerTraining(TrainStage):
         self._models = {"start": models.fingerprint(config.start)}
         examples, self.counts = read_examples(
             self.queries, config.negative if config.w_mr > 0 else None, Filters.of(config), with_found=config.mined > 0)
-        self._check(doc_id for _, doc_id in examples.doc_ids())
-        trained, self._held_out_examples = examples.split(config.held_out_share, config.held_out_max)
+        self._check(examples)
+        trained, self._held_out_examples = examples.split(config.held_out_share, config.held_out_max, self.counts)
+        self._held_out_ids = frozenset(doc_id for _, doc_id in self._held_out_examples.doc_ids())
         self.counts |= {"documents_trained": len(trained), "documents_held_out": len(self._held_out_examples)}
         others = config.w_mr > 0 and config.negative == "other_document"
         self.replay = Replay(config.replay, config.replayed, max(1, config.mined), config.seed) if config.replay else None
@@ -109,16 +121,19 @@ class RerankerTraining(TrainStage):
         self.steps = -(-self.batches.per_epoch * config.epochs // self._accumulation)
         self._found: dict[int, list[int]] = {}
 
-    def _check(self, doc_ids: Iterable[str]) -> None:
-        unknown = [doc_id for doc_id in doc_ids if doc_id not in self.documents]
+    def _check(self, examples: Examples) -> None:
+        unknown = [doc_id for _, doc_id in examples.doc_ids() if doc_id not in self.documents]
         if unknown:
             raise InputError(
                 f"{self.config.documents} lacks {len(unknown)} of the {self.counts['documents_usable']} documents that "
                 f"{self.config.queries} has queries for, first {unknown[0]!r}. Give the documents that the queries were generated from.")
-        left_out = [f"{name.replace('_', ' ')} {self.counts[name]}" for name in LEFT_OUT if self.counts[name]]
-        if left_out:
+        said = left_out(self.counts)
+        if self.config.w_mr > 0 and self.config.negative in OF_ITS_OWN and len(examples) and (examples.negatives < 0).all():
+            raise InputError(f"{self.config.queries}: none of {len(examples)} documents has a negative query for Eq. 6; left out: {said}. "
+                             "Loosen the settings named there, or train on positives alone: w_mr 0.")
+        if said:
             log.warning("%s: %d of %d documents can be trained on; %s", self.config.queries, self.counts["documents_usable"],
-                        self.counts["documents"], ", ".join(left_out))
+                        self.counts["documents"], said)
 
     def inputs(self) -> dict[str, str]:
         replay = {"replay": self.replay.fingerprint} if self.replay else {}
@@ -179,12 +194,12 @@ class RerankerTraining(TrainStage):
         return Batch(number, len(mine), columns, first, per_query > 0, negatives, len(replayed), encoded, _duplicates(triples, texts))
 
     def _mined(self, triple: Triple, triples: list[Triple], number: int) -> list[str]:
-        """Ids of the mined documents of a query. Where BM25 finds too few, others of the batch stand in; of a batch too small for
-        that, some stand twice."""
+        """Ids of the mined documents of a query, none of them held out. Where BM25 finds too few, others of the batch stand in; of a
+        batch too small for that, some stand twice."""
         wanted = self.config.mined
         if not wanted:
             return []
-        found = list(triple.found[self.config.mined_from - 1:])
+        found = [doc_id for doc_id in triple.found[self.config.mined_from - 1:] if doc_id not in self._held_out_ids]
         rng = np.random.Generator(np.random.Philox(key=stable_hash(f"mined {number} {triple.doc_id}", self.seed)))
         drawn = [found[i] for i in rng.permutation(len(found))[:wanted]]
         rest = [t.doc_id for t in triples if t.doc_id != triple.doc_id]
@@ -289,7 +304,8 @@ class RerankerTraining(TrainStage):
 
 
 def open_queries(config: TrainRerankerConfig) -> InputFolder:
-    """Raises `InputError` where it is no folder of generated queries, or lacks the round trip or ratio that the settings ask for."""
+    """Raises `InputError` where it is no folder of generated queries, or lacks the round trip, as deep, or ratio that the settings ask
+    for. How deep a round trip went, only its own folder says."""
     columns: tuple[str, ...] = QUERY_COLUMNS
     for needed, more, command, asking in (
         (config.needs_round_trip, ROUND_TRIP_COLUMNS, "round-trip", "round_trip, negative_round_trip and mined need queries that were "
@@ -303,7 +319,13 @@ def open_queries(config: TrainRerankerConfig) -> InputFolder:
             except InputError as error:
                 raise InputError(f"{error}\n{asking}: give the output of `readqg {command} --queries {config.queries} --documents "
                                  f"{config.documents} --out OUT`.") from error
-    return open_input(config.queries, columns)
+    folder = open_input(config.queries, columns)
+    made = read_json(folder.path / "_config.json")
+    if made["stage"] == "round-trip" and made["config"]["top_k"] < config.deepest_round_trip:
+        raise InputError(f"{config.queries}: the round trip looked at the first {made['config']['top_k']} documents, and round_trip, "
+                         f"negative_round_trip or mined_from + mined asks for {config.deepest_round_trip}. Give `readqg round-trip` again, "
+                         f"with --top-k {config.deepest_round_trip}.")
+    return folder
 
 
 def _duplicates(triples: list[Triple], texts: list[str]) -> int:

@@ -18,7 +18,8 @@ from readqg import devices, models
 from readqg.batching import tokens_for
 from readqg.corpus import Documents, subset
 from readqg.corpus.rows import SCHEMAS
-from readqg.errors import InputError
+from readqg.errors import ConfigError, InputError
+from readqg.generator.collation import COLUMNS
 from readqg.generator.generate import GenerateStage
 from readqg.local import run_here
 from readqg.reranker.sampling import QUERY_COLUMNS
@@ -36,13 +37,17 @@ _OWN_HELD_OUT = 1e-9  # of the trained documents the stage holds out one at leas
 
 
 class PipelineSearch(Search):
-    """Raises `InputError` where there are too few documents, `ModelError` for models that cannot be used."""
+    """Raises `InputError` where there are too few documents, `ModelError` for models that cannot be used, `ConfigError` for settings of
+    the re-ranker that need a stage between the two."""
 
     name = "tune-pipeline"
     config: c.TunePipelineConfig
 
     def __init__(self, config: c.TunePipelineConfig) -> None:
         super().__init__(config, config.space)
+        if config.reranker.needs_round_trip or config.reranker.needs_ratio:
+            raise ConfigError("tune-pipeline trains on queries as they are written: the re-ranker's round_trip, negative_round_trip, "
+                              "mined, ratio_min and unverified have no place in it. Leave them out here, and set them in `readqg run`.")
         self._folder = open_input(config.documents, ("doc_id", "title", "text"))
         ids = subset(self._folder.read(columns=["doc_id"])["doc_id"].to_pylist(), config.max_documents)
         most = min(max(1, round(config.reranker.held_out_share * len(ids))), config.reranker.held_out_max)
@@ -65,7 +70,8 @@ class PipelineSearch(Search):
         return c.make(c.TrainRerankerConfig, config.reranker.model_dump(), places, own, values)
 
     def inputs(self) -> dict[str, str]:
-        return self._generate.inputs()
+        replay = self.config.reranker.replay
+        return {**self._generate.inputs(), **({"replay": open_input(replay, COLUMNS).fingerprint} if replay else {})}
 
     def models(self) -> dict[str, str]:
         return {**self._generate.models(), "start": models.fingerprint(self.config.start)}

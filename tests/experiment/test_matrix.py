@@ -1,13 +1,18 @@
 """An experiment's file and its cells."""
 
+import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import yaml
 
 from readqg import cli
 from readqg.errors import ConfigError
+from readqg.experiment.cells import CellRun
 from readqg.experiment.matrix import cells_of, read_matrix
+from readqg.experiment.results import summarise
+from readqg.places import place_of
 from readqg.shards import fingerprint
 
 EXPERIMENTS = Path(__file__).parents[2] / "jobs" / "experiments"
@@ -88,6 +93,42 @@ def test_a_dry_run_of_a_faulty_matrix_fails(tmp_path, capsys):
 
 def test_what_a_recipe_names_or_how_it_trains_is_another_cell(tmp_path):
     every = {"base": {}, "mined": {"trainer": "sentence_transformers"}, "replay": {"run": {"reranker": {"replay": "a"}}},
-             "other": {"run": {"reranker": {"replay": "b"}}}, "like": {"run": {"queries_like": "a", "generate": {"samples": 2}}}}
-    cells = [cell for cell in cells_of(matrix(tmp_path, recipes=every, seeds=[0])) if cell.collection == "a"]
+             "other": {"run": {"reranker": {"replay": "b"}}}, "like": {"run": {"queries_like": "a", "generate": {"samples": 2}}},
+             "own": {"generator": {}}, "from": {"generator": {"initial": "a"}}, "from-other": {"generator": {"initial": "b"}}}
+    cells = [cell for cell in cells_of(matrix(tmp_path, recipes=every, seeds=[0], pairs="a")) if cell.collection == "a"]
     assert len({fingerprint(cell.identity) for cell in cells}) == len(every)
+    assert len({CellRun(place_of(str(tmp_path)), cell).config.prompts for cell in cells if cell.prompts}) == 3
+
+
+@pytest.mark.parametrize("recipe", [{"generator": {}}, {"few_shot": {}}])
+def test_other_pairs_or_another_judge_make_another_cell(tmp_path, recipe):
+    grid = {"pairs": "a", "grid_documents": 4}
+    changes = [{"pairs": "a"}, {"pairs": "b"}, grid, {**grid, "quality": {"judge": "b"}}, {**grid, "quality": {"encoder": "b"}}]
+    cells = [next(cells_of(matrix(tmp_path, recipes={"own": recipe}, **change))) for change in changes]
+    assert len({fingerprint(cell.identity) for cell in cells}) == len(changes)
+    assert len({CellRun(place_of(str(tmp_path)), cell).config.prompts for cell in cells}) == 2
+
+
+def test_seconds_of_a_place_count_once_and_those_of_the_grid_as_quality(tmp_path):
+    run = CellRun(place_of(str(tmp_path)), next(cells_of(matrix(tmp_path))))
+    prompts, queries, grid = (place_of(str(tmp_path / name)) for name in ("prompts", "queries", "grid"))
+    for stage, made, seconds in (("prompts", prompts, 8.0), ("generate", queries, 4.0), ("generate", grid, 2.0)):
+        made.mkdir()
+        (made / "_SUCCESS").write_text("")
+        (made.parent / f"_seconds-{made.name}.json").write_text(json.dumps({stage: seconds}))
+    for stage, made in (("prompts", prompts), ("generate", queries), ("prompts", prompts), ("quality", grid)):
+        with run._timed(stage, made):
+            pass
+    assert run._seconds() == {"prompts": 8.0, "generate": 4.0, "quality": 2.0}
+
+
+def test_each_difference_has_the_row_that_it_is_taken_from(tmp_path):
+    asked = matrix(tmp_path, recipes={"base": {}, "other": {}, "maxp": {}}, collections={"a": {}}, seeds=[0])
+    start = {"base": 0.5, "other": 0.5, "maxp": 0.625}
+    rows = [{"collection": "a", "recipe": recipe, "seed": 0, "system": system, "query_id": "q", "ndcg": value, "recall": 1.0}
+            for recipe in start for system, value in (("bm25", 0.25), ("start", start[recipe]), ("recipe", 0.75))]
+    lines = {line["name"]: line for line in summarise(asked, pa.Table.from_pylist(rows), {})["lines"]}
+    assert list(lines) == ["BM25", "start", "start of maxp", "base", "other", "maxp"]
+    for recipe, name in (("base", "start"), ("other", "start"), ("maxp", "start of maxp")):
+        difference = lines[recipe]["mean"] - lines[name]["mean"]
+        assert 100 * lines[recipe]["difference"].mean == pytest.approx(difference)

@@ -3,19 +3,22 @@
 import pyarrow as pa
 import pytest
 
-from readqg.config import GeneratorSettings, RatioConfig, identity, make
+from readqg.config import GeneratorSettings, RatioConfig, RatioSettings, RunConfig, identity, make
 from readqg.corpus.generated import QUERIES
-from readqg.errors import ModelError
+from readqg.errors import InputError, ModelError
 from readqg.generator.backbone import Backbone
 from readqg.generator.model import Generator
 from readqg.generator.prompts import SoftPrompt
 from readqg.generator.ratio import RatioStage
 from readqg.local import run_here
+from readqg.places import place_of
 from readqg.reranker.sampling import Filters, read_examples
+from readqg.reranker.training import RerankerTraining
 from readqg.shards import OutputFolder, open_input
 from readqg.stage import compute_shard
+from readqg.steps import Steps
 from tests.builders import tiny_llama, tiny_t5, write_folder
-from tests.reranker.corpus import DOCUMENTS, query_row, write_documents, write_queries
+from tests.reranker.corpus import DOCUMENTS, query_row, reranker_config, write_documents, write_queries
 
 ROWS = [query_row("d1", 1.0, "what is number 1"), query_row("d1", 0.0, "heat"), query_row("d2", 1.0, "the wing of the flow"),
         query_row("d2", 0.0, " "), query_row("d3", 1.0, None, error="too long")]
@@ -67,6 +70,16 @@ def test_columns_of_earlier_stages_stay_and_a_query_of_no_document_says_so(place
     assert second["ratio"] is None and "has no document 'ghost'" in second["error"]
 
 
+def test_a_ratio_that_is_not_finite_is_an_error(place, tmp_path):
+    stage = stage_of(place, tmp_path / "out")
+    stage.load()
+    for parameter in stage._model.parameters():
+        parameter.data.fill_(float("nan"))
+    found = compute_shard(stage, stage.prepare(stage.read(0))).table.to_pylist()
+    assert {row["ratio"] for row in found} == {None}
+    assert [row["error"] for row in found] == ["the likelihood ratio is nan"] * 3 + [None, "too long"]
+
+
 def test_prompts_that_know_no_relevance_are_refused(place, tmp_path):
     with pytest.raises(ModelError, match="know no relevance"):
         stage_of(place, tmp_path / "out", prompts=str(place / "few-shot"))
@@ -90,6 +103,12 @@ def test_positives_of_a_low_ratio_are_left_out_and_counted(tmp_path):
     assert found == {"a": [("q0", "q1")]} and counts["positives_of_low_ratio"] == 2
 
 
+def test_a_ratio_that_is_no_number_speaks_for_nothing(tmp_path):
+    rows = [("a", 1.0, 1, float("nan")), ("a", 0.0, None, -9.0), ("b", 1.0, 1, 3.0), ("b", 0.0, None, float("nan"))]
+    found, counts = judged(tmp_path, rows, Filters(ratio_min=2.0, negative_round_trip=8, unverified="drop"))
+    assert found == {"b": [("q2", None)]} and (counts["positives_of_low_ratio"], counts["negatives_not_verified"]) == (1, 1)
+
+
 VERIFIED = [
     ("a", 1.0, 1, 5.0), ("a", 0.0, None, -1.0),  # both agree: a negative
     ("b", 1.0, 1, 5.0), ("b", 0.0, 2, -1.0),     # found
@@ -102,7 +121,7 @@ VERIFIED = [
 def test_a_negative_is_one_where_retrieval_and_ratio_agree(tmp_path):
     found, counts = judged(tmp_path, VERIFIED, Filters(negative_round_trip=8, unverified="drop"))
     assert found == {"a": [("q0", "q1")], "b": [("q2", None)], "c": [("q4", None)], "d": [("q6", "q7")], "e": [("q8", None)]}
-    assert (counts["negatives_not_verified"], counts["negatives_found"], counts["documents_without_negative"]) == (3, 0, 0)
+    assert (counts["negatives_not_verified"], counts["negatives_found"], counts["documents_without_negative"]) == (3, 0, 3)
 
 
 @pytest.mark.parametrize("negative", ["generated", None])
@@ -119,13 +138,58 @@ def test_without_the_switch_the_ratio_is_not_asked(tmp_path):
     assert found.keys() == {"a", "c", "d", "e"} and counts["negatives_found"] == 1
 
 
+@pytest.mark.parametrize("negative", ["second_positive", "other_document", None])
+def test_controls_train_on_the_positives_that_negatives_are_beside(tmp_path, negative):
+    rows = [row for doc_id, r, rank, ratio in VERIFIED for row in ((doc_id, r, rank, ratio), (doc_id, r, 1 if r else 2, ratio))]
+    filters = Filters(negative_round_trip=8)
+    generated, counted = judged(tmp_path / "generated", rows, filters)
+    found, counts = judged(tmp_path / "other", rows, filters, negative)
+    assert generated.keys() == found.keys() == {"a", "c", "d", "e"}
+    assert all([p for p, _ in found[doc_id]] == [p for p, _ in generated[doc_id]] for doc_id in found)
+    assert counts["documents_without_negative"] == counted["documents_without_negative"] == 1
+    assert found["a"] == [("q0", "q1" if negative == "second_positive" else None)]
+
+
+def test_a_query_asked_at_0_judges_no_model(tmp_path):
+    rows = [row for i in range(20) for row in ((f"t{i}", 1.0, 99, 5.0), (f"t{i}", 0.0, 1, 5.0))]  # turned: its own positive is not found
+    rows += [("a", 1.0, 1, 5.0), ("a", 0.0, 1, 5.0)]
+    schema = pa.schema([*QUERIES, ("rank", pa.int32()), ("ratio", pa.float32())])
+    written = [{**query_row(doc_id, r, f"q{i}", i), "rank": rank, "ratio": ratio} for i, (doc_id, r, rank, ratio) in enumerate(rows)]
+    filters = Filters(negative_round_trip=8, unverified="positive", round_trip=5)
+    examples, _ = read_examples(open_input(write_folder(tmp_path / "queries", written, schema)), "generated", filters)
+    trained, held_out = examples.split(0.5, 100)
+    assert [doc_id for _, doc_id in held_out.doc_ids()] == ["a"] and len(trained) == 20
+    with pytest.raises(InputError, match="none of them at relevance 1"):
+        trained.split(0.5, 100)
+
+
+def test_without_any_negative_eq_6_is_not_left_out_in_silence(tmp_path):
+    rows = [query_row(doc_id, r, f"{r} {doc_id}") for doc_id in DOCUMENTS for r in (1.0, 0.0)]
+    config = reranker_config(tmp_path)
+    schema = pa.schema([*QUERIES, ("rank", pa.int32()), ("found", pa.list_(pa.string())), ("ratio", pa.float32())])
+    queries = write_folder(tmp_path / "judged", [{**row, "rank": 1, "found": [], "ratio": 5.0} for row in rows], schema)
+    asked = {"queries": str(queries), "negative_round_trip": 10, "unverified": "drop"}
+    with pytest.raises(InputError, match=r"none of 12 documents has a negative .*negatives not verified 12 \(unverified\).*w_mr 0"):
+        RerankerTraining(config.model_copy(update=asked))
+    RerankerTraining(config.model_copy(update={**asked, "w_mr": 0.0}))
+
+
 def test_settings_that_lack_what_they_need_are_refused(tmp_path):
     from readqg.config import RerankerSettings
-    from readqg.errors import InputError
-    from readqg.reranker.training import RerankerTraining
-    from tests.reranker.corpus import reranker_config
 
     with pytest.raises(ValueError, match="unverified: drop needs negative_round_trip"):
         RerankerSettings(unverified="drop")
+    with pytest.raises(ValueError, match="unverified: positive would make any query"):
+        RerankerSettings(unverified="positive", negative_round_trip=10)
     with pytest.raises(InputError, match="readqg ratio --queries"):
         RerankerTraining(reranker_config(tmp_path, ratio_min=0.0))
+
+
+def test_a_run_takes_the_ratio_under_what_the_generator_saw_unless_it_is_told_otherwise(tmp_path):
+    run = RunConfig(generate={"document_tokens": 128, "max_new_tokens": 32})
+    found = Steps(run, place_of(str(tmp_path))).ratio_settings
+    assert (found.document_tokens, found.query_tokens) == (128, 33)
+    told = run.model_copy(update={"ratio": RatioSettings(document_tokens=64, batch_tokens=99)})
+    found = Steps(told, place_of(str(tmp_path))).ratio_settings
+    assert (found.document_tokens, found.query_tokens, found.batch_tokens) == (64, 33, 99)
+    assert Steps(RunConfig(), place_of(str(tmp_path))).ratio_settings == RatioSettings()

@@ -10,6 +10,7 @@ import yaml
 from readqg import config as c
 from readqg.errors import ConfigError
 from readqg.generator.ratio import log_ratios
+from readqg.shards import open_input
 from readqg.tuning import table
 from readqg.tuning.generator import GeneratorSearch
 from readqg.tuning.pipeline import PipelineSearch
@@ -108,6 +109,16 @@ def pipeline_search(folder):
              "generate": {"document_tokens": 16, "max_new_tokens": 6, "shard_rows": 4},
              "reranker": {"batch": 4, "max_length": 48, "epochs": 1, "held_out_share": 0.2}}
     return PipelineSearch(c.make(c.TunePipelineConfig, given))
+
+
+def test_what_needs_a_stage_between_the_two_is_refused_and_replay_is_an_input(tmp_path):
+    search = pipeline_search(tmp_path)
+    for settings in ({"round_trip": 10}, {"mined": 2}, {"ratio_min": 0.0}):
+        with pytest.raises(ConfigError, match="have no place in it"):
+            PipelineSearch(search.config.model_copy(update={"reranker": c.RerankerSettings(**settings)}))
+    pairs = write_pairs(tmp_path / "replayed", [pair_row(i, 2, 3) for i in range(3)])
+    replaying = PipelineSearch(search.config.model_copy(update={"reranker": c.RerankerSettings(replay=str(pairs))}))
+    assert replaying.inputs() == {**search.inputs(), "replay": open_input(pairs).fingerprint}
 
 
 def test_a_trial_of_the_pipeline_is_judged_on_queries_that_it_did_not_write(tmp_path):
