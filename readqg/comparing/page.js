@@ -5,6 +5,7 @@ const $ = (id) => document.getElementById(id);
 const meta = document.querySelector("meta[name=key]");
 const SIDES = ["left", "right"];
 let shown = null; // the comparison on the page
+let coming = 0; // loaded queries to go
 let busy = false;
 let ended = false;
 
@@ -55,7 +56,8 @@ async function during(message, work) {
 function enable() {
   for (const button of document.querySelectorAll("[data-choice]")) {
     const side = SIDES.includes(button.dataset.choice);
-    button.disabled = busy || !shown || (side && shown.same);
+    const nothing = !shown && !(button.dataset.choice === "skip" && coming); // one that failed may be skipped
+    button.disabled = busy || nothing || (side && shown.same);
   }
   $("undo").disabled = busy || $("undo").dataset.able !== "true";
   $("end").disabled = busy;
@@ -71,6 +73,7 @@ function count(progress) {
   $("bar").value = Math.min(progress.decided, progress.needed);
   $("sentence").textContent = progress.sentence;
   $("undo").dataset.able = progress.undoable;
+  coming = progress.left_over ?? 0;
   if ($("interim").open) interim();
 }
 
@@ -177,6 +180,7 @@ function nothing(progress) {
 const next = (said) => during("Scoring …", async () => show(await call("next", {}), said));
 
 function choose(choice) {
+  if (!shown && choice === "skip" && coming) next("");
   if (!shown || (shown.same && SIDES.includes(choice))) return;
   during("", async () => {
     await call("choice", { query_id: shown.query_id, choice });

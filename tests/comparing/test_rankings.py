@@ -101,6 +101,9 @@ def test_what_cannot_be_compared_is_refused_beforehand(folder, tmp_path):
     write_trec(tmp_path / "other.trec", {"x": {"d01": 1.0}})
     with pytest.raises(InputError, match=r"other\.trec has no query of"):
         Rankings(config_of(folder, b=str(tmp_path / "other.trec")))
+    write_trec(tmp_path / "elsewhere.trec", {"q01": {"d01": 2.0, "nowhere": 1.0}})
+    with pytest.raises(InputError, match=r"elsewhere\.trec, query 'q01': .*documents\.jsonl has no document 'nowhere'"):
+        Rankings(config_of(folder, b=str(tmp_path / "elsewhere.trec")))
     with pytest.raises(ModelError, match="no such model folder"):
         Rankings(config_of(folder, b=str(tmp_path / "absent")))
     (tmp_path / "empty").mkdir()

@@ -2,14 +2,18 @@
 
 import asyncio
 import json
+import shutil
 import socket
+import threading
+import time
 from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import ClientSession, CookieJar, web
 from aiohttp.test_utils import TestServer
+from transformers import AutoTokenizer, BertForSequenceClassification
 
-from readqg.comparing.rankings import left_of
+from readqg.comparing.rankings import Rankings, left_of
 from readqg.comparing.server import KEY_HEADER, Server
 from tests.comparing.collection import HOSTILE, QUERIES, session_of, write_collection
 
@@ -241,15 +245,61 @@ def test_only_loopback_is_listened_on(collection, out):
     run(collection, test, **{**out, "a": "bm25"})
 
 
-def test_a_ranking_that_fails_is_explained_and_may_be_asked_again(collection, out, tmp_path):
-    (tmp_path / "run.trec").write_text("".join(f"{q} Q0 nowhere 1 1.0 t\n" for q in QUERIES))
+def test_a_query_that_fails_is_explained_and_passed_over(collection, out, tmp_path):
+    """A model that gives NaN wherever `shock` occurs."""
+    (tmp_path / "documents.jsonl").write_text("".join(f'{{"_id": "d{i}", "text": "{text}"}}\n' for i, text in enumerate(["wing flow", "heat"])))
+    texts = {"q1": "flow", "q2": "shock heat", "q3": "wing"}
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps({"_id": i, "text": text}) + "\n" for i, text in texts.items()))
+    model = BertForSequenceClassification.from_pretrained(shutil.copytree(collection / "a", tmp_path / "model"))
+    word = AutoTokenizer.from_pretrained(tmp_path / "model").convert_tokens_to_ids("shock")
+    model.bert.embeddings.word_embeddings.weight.data[word] = float("nan")
+    model.save_pretrained(tmp_path / "model")
 
     async def test(client, session):
-        for _ in range(2):
-            answer = await client.post("next", status=422)
-            assert "no document 'nowhere'" in answer["error"]
+        asked = []
+        for query_id in session.rankings.queries:
+            answer = await client.post("next", status=422 if query_id == "q2" else 200)
+            if query_id == "q2":
+                assert "a model gives nan" in answer["error"]
+            else:
+                asked.append(answer["comparison"]["query_id"])
+                await client.post("choice", {"query_id": asked[-1], "choice": "skip"})
+        answer = await client.post("next")
+        assert sorted(asked) == ["q1", "q3"] and answer["comparison"] is None and answer["progress"]["left_over"] == 0
+        assert "q2" not in session.judgments.shown
 
-    run(collection, test, **{**out, "a": "bm25", "b": str(tmp_path / "run.trec")})
+    changes = {name: str(tmp_path / f"{name}.jsonl") for name in ("documents", "queries")}
+    run(collection, test, **{**out, **changes, "a": str(tmp_path / "model"), "b": "bm25"})
+
+
+def test_what_is_asked_goes_before_what_is_ranked_ahead(collection, out, monkeypatch):
+    """A query that is ranked while another is read ends when one is typed, and is ranked anew when its turn comes."""
+    rank, begun, ended = Rankings.rank, threading.Event(), []
+
+    def slow(self, query_id, query, alive):
+        if query_id == ahead[0] and not ended:
+            begun.set()
+            try:
+                while not time.sleep(0.01):
+                    alive()
+            except BaseException:
+                ended.append(query_id)
+                raise
+        return rank(self, query_id, query, alive)
+
+    monkeypatch.setattr(Rankings, "rank", slow)
+    ahead = []
+
+    async def test(client, session):
+        ahead.append(list(session.rankings.queries)[1])
+        view = (await client.post("next"))["comparison"]
+        assert await asyncio.to_thread(begun.wait, 10) and not ended
+        typed = await asyncio.wait_for(client.post("ask", {"query": "heat of the wing"}), 10)
+        assert typed["comparison"]["query"] == "heat of the wing" and ended == ahead
+        await client.post("choice", {"query_id": view["query_id"], "choice": "tie"})
+        assert (await client.post("next"))["comparison"]["query_id"] == ahead[0]
+
+    run(collection, test, **{**out, "a": "bm25"})
 
 
 def test_the_end_reveals_the_names_and_stops(collection, out, tmp_path):
