@@ -80,6 +80,9 @@ function count(progress) {
 const percent = (value) => `${(100 * value).toFixed(1)} %`;
 
 function told(result) {
+  if (result.more_wins !== undefined) { // before the end
+    return `One is better ${result.more_wins} times, the other ${result.fewer_wins} (exact sign test p = ${result.p.toFixed(3)}).`;
+  }
   if (result.share_b === null) return "Nothing judged yet.";
   return `B is better in ${percent(result.share_b)} of the queries without a tie ` +
     `(95 % interval ${percent(result.low)} to ${percent(result.high)}; exact sign test p = ${result.p.toFixed(3)}). ` +

@@ -55,7 +55,8 @@ class Session:
         shown = self.judgments.shown[query_id]
         marker = Marker(shown.query)
         sides = {"left": shown.a if shown.left == "a" else shown.b, "right": shown.b if shown.left == "a" else shown.a}
-        rows = {row["doc_id"]: row for row in self.rankings.documents.table(list(dict.fromkeys((*shown.a, *shown.b)))).to_pylist()}
+        ids = list(dict.fromkeys((*sides["left"], *sides["right"])))  # in an order that does not say which is A
+        rows = {row["doc_id"]: row for row in self.rankings.documents.table(ids).to_pylist()}
         return {
             "query_id": query_id, "query": shown.query, "loaded": query_id in self.rankings.queries, "same": shown.same,
             "documents": {doc_id: excerpt(marker, row) for doc_id, row in rows.items()},
@@ -84,7 +85,10 @@ class Session:
         return last
 
     def end(self) -> dict[str, Any]:
-        self.keep(End())
+        """Once more where it has ended: what is written afterwards may have failed."""
+        if not self.judgments.ended:
+            self.judgments.add(End())
+        results.write_judgments(self.out, self.judgments)
         return self.summary()
 
     def result(self) -> dict[str, Any]:
