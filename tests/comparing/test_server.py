@@ -284,9 +284,9 @@ def test_only_loopback_is_listened_on(collection, out, caplog):
 
 def test_a_query_that_fails_is_explained_and_passed_over(collection, out, tmp_path):
     """A model that gives NaN wherever `shock` occurs."""
-    (tmp_path / "documents.jsonl").write_text("".join(f'{{"_id": "d{i}", "text": "{text}"}}\n' for i, text in enumerate(["wing flow", "heat"])))
-    texts = {"q1": "flow", "q2": "shock heat", "q3": "wing"}
-    (tmp_path / "queries.jsonl").write_text("".join(json.dumps({"_id": i, "text": text}) + "\n" for i, text in texts.items()))
+    texts = {"documents": {"d1": "wing flow", "d2": "heat"}, "queries": {"q1": "flow", "q2": "shock heat", "q3": "wing"}}
+    for name, rows in texts.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"_id": i, "text": text}) + "\n" for i, text in rows.items()))
     model = BertForSequenceClassification.from_pretrained(shutil.copytree(collection / "a", tmp_path / "model"))
     word = AutoTokenizer.from_pretrained(tmp_path / "model").convert_tokens_to_ids("shock")
     model.bert.embeddings.word_embeddings.weight.data[word] = float("nan")
@@ -305,7 +305,7 @@ def test_a_query_that_fails_is_explained_and_passed_over(collection, out, tmp_pa
         assert sorted(asked) == ["q1", "q3"] and answer["comparison"] is None and answer["progress"]["left_over"] == 0
         assert "q2" not in session.judgments.shown
 
-    changes = {name: str(tmp_path / f"{name}.jsonl") for name in ("documents", "queries")}
+    changes = {name: str(tmp_path / f"{name}.jsonl") for name in texts}
     run(collection, test, **{**out, **changes, "a": str(tmp_path / "model"), "b": "bm25"})
 
 
