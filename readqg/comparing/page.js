@@ -111,19 +111,21 @@ function documentOf(id, rank, otherRank) {
   item.append(`${rank}. `, title, text);
   const foot = element("div", undefined, "foot");
   foot.append(element("span", `${id} · ${otherRank ? `other side: ${otherRank}` : "only here"}`, "soft"));
-  if (found.long) foot.append(unfolding(text, found));
+  if (found.long) foot.append(unfolding(id, text, found));
   foot.append(grading(id, 1, "Relevant"), grading(id, 0, "Not"));
   item.append(foot);
   return item;
 }
 
-function unfolding(text, found) {
+function unfolding(id, text, found) {
   const button = element("button", "More");
+  button.setAttribute("aria-label", `More of document ${id}`);
   button.setAttribute("aria-expanded", "false");
   button.addEventListener("click", () => {
     const open = button.getAttribute("aria-expanded") === "false";
     button.setAttribute("aria-expanded", open);
     button.textContent = open ? "Less" : "More";
+    button.setAttribute("aria-label", `${button.textContent} of document ${id}`);
     text.replaceChildren();
     put(text, open ? found.long : found.short);
     if (open && found.left_out) text.append(` … (${found.left_out} characters more)`);
@@ -235,10 +237,13 @@ $("ask")?.addEventListener("submit", (event) => {
   });
 });
 
+$("keys").checked = localStorage.getItem("keys") !== "off";
+$("keys").addEventListener("change", () => localStorage.setItem("keys", $("keys").checked ? "on" : "off"));
+
 const KEYS = { ArrowLeft: () => choose("left"), ArrowRight: () => choose("right"), t: () => choose("tie"), s: () => choose("skip"), u: undo };
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input, textarea, select, dialog");
-  if (typing || event.repeat || event.ctrlKey || event.metaKey || event.altKey || !KEYS[event.key]) return;
+  const typing = event.target.closest("input, textarea, select, dialog") || (event.key.length === 1 && event.target.closest("button"));
+  if (!$("keys").checked || typing || event.repeat || event.ctrlKey || event.metaKey || event.altKey || !KEYS[event.key]) return;
   event.preventDefault();
   if (event.key !== "u" || !$("undo").disabled) KEYS[event.key]();
 });

@@ -11,6 +11,7 @@ import numpy as np
 from readqg import devices, models, runs
 from readqg.comparing.judgments import Shown, Side
 from readqg.config import CompareConfig
+from readqg.config.base import BM25
 from readqg.corpus import Documents, read_texts
 from readqg.crossencoder import CrossEncoderScorer
 from readqg.errors import ConfigError, InputError, ModelError
@@ -150,9 +151,11 @@ def left_of(query_id: str, seed: int) -> Side:
 
 
 def _kind(name: str) -> Kind:
+    if name == BM25:
+        return "bm25"
     place = place_of(name)
     if place.is_file():
         return "run"
     if place.is_dir():
         return "run" if (place / "_config.json").exists() and not (place / "config.json").exists() else "model"
-    return "bm25" if name == "bm25" else "model"
+    return "model"

@@ -1,6 +1,7 @@
 """What A and B give for a query, and on which side each stands."""
 
 import json
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -50,6 +51,15 @@ def test_bm25_is_a_ranking_of_its_own_and_answers_any_query(folder):
     found = bm25_run(Documents.open(folder / "documents.jsonl"), {"q": "heat of the layer"})["q"]
     assert rankings.rank("q", "heat of the layer").b == tuple(found)[:5]
     assert rankings.rank("q", "zzz").b == ()
+
+
+def test_the_bare_word_bm25_is_bm25_even_beside_a_folder_of_that_name(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder / "first", tmp_path / "bm25")
+    monkeypatch.chdir(tmp_path)
+    config = config_of(folder, b="bm25")
+    assert (config.b, Rankings(config).kinds["b"]) == ("bm25", "bm25")
+    config = config_of(folder, b="./bm25")
+    assert (config.b, Rankings(config).kinds["b"]) == (str(tmp_path / "bm25"), "run")
 
 
 def test_a_query_of_ones_own_that_is_loaded_is_that_query(folder):
