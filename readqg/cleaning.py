@@ -1,18 +1,21 @@
 """`readqg clean`: what output folders and this machine's cache hold that nobody needs any more.
 
-Of a finished folder: tries under way when something was killed (`_tmp`), notes of them (`_attempts`), the checkpoints of its training
-(`_train`). Of one that is not finished: only tries older than a day, since the rest is what the same command goes on from. Of
-the cache: copies of what lies in stores, which are fetched again when needed, and trainings into stores that have not moved for a
-day. A committed part, a model or a table is never one of these.
+Of a finished folder: notes of tries that were killed (`_attempts`) and the checkpoints of its training (`_train`); of any, tries
+that have not moved for a day (`_tmp`). Of the cache: copies of what lies in stores, fetched again when needed, and trainings into
+stores, both untouched for a day. A committed part, a model or a table is never one of these.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any, NamedTuple
 
 from platformdirs import user_cache_path
@@ -65,25 +68,33 @@ def _of_folders(root: str) -> Iterator[Leftover]:
         raise ConfigError(f"{root}: nothing that takes room is left over in a store. `readqg clean --cache`: what was fetched from it.")
     if not Path(root).is_dir():
         raise InputError(f"{root}: no such folder.")
-    folders = sorted(p.parent for p in Path(root).rglob("_config.json") if not _WITHIN & set(p.relative_to(root).parts))
+    found = (p for p in Path(root).rglob("_config.json") if not _WITHIN & set(p.relative_to(root).parts))
+    folders = sorted(p.parent for p in found if _is_ours(p))
     if not folders:
-        raise InputError(f"{root}: nothing in it was made by ReadQG (no _config.json).")
+        raise InputError(f"{root}: nothing in it was made by ReadQG (no _config.json of its own).")
     for folder in folders:
+        for tried in _entries(folder / "_tmp"):
+            if _age_s(tried) > _DAY_S:
+                yield from _there(tried, "a try older than a day")
         if (folder / "_SUCCESS").exists():
-            yield from _there(folder / "_tmp", "tries of a command that was killed")
             yield from _there(folder / "_attempts", "notes of tries that were killed")
             yield from _there(folder / "_train", "checkpoints of a training that is done")
-        else:
-            for tried in _entries(folder / "_tmp"):
-                if _age_s(tried) > _DAY_S:
-                    yield from _there(tried, "a try older than a day")
+
+
+def _is_ours(config: Path) -> bool:
+    """Others have files of that name, too."""
+    try:
+        found = json.loads(config.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"stage", "versions"} <= found.keys()
 
 
 def _of_cache() -> Iterator[Leftover]:
     cache = user_cache_path("readqg")
     for copy in _entries(cache / "stores"):
-        if not copy.name.startswith(".") or _age_s(copy) > _DAY_S:
-            yield from _there(copy, "a copy of what lies in a store; fetched again when needed")
+        if _age_s(copy) > _DAY_S:
+            yield from _there(copy, "a copy of what lies in a store, unused for a day; fetched again when needed")
     for state in _entries(cache / "training"):
         if _age_s(state) > _DAY_S:
             yield from _there(state, "a training into a store, untouched for a day; its command would begin anew")
@@ -92,23 +103,29 @@ def _of_cache() -> Iterator[Leftover]:
 def _there(path: Path, what: str) -> Iterator[Leftover]:
     """Nothing for what is absent, and for a link, which leads to what is not ours."""
     if path.exists() and not path.is_symlink():
-        yield Leftover(path, what, sum(os.lstat(file).st_size for file in _files(path)))
+        yield Leftover(path, what, sum(found.st_size for found in _stats(path) if not S_ISDIR(found.st_mode)))
 
 
 def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+    if folder.is_symlink():
+        return []
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(folder.iterdir())
+    return []
 
 
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_file():
-        yield path
-    for folder, _, names in os.walk(path):
-        yield from (Path(folder) / name for name in names)
+def _stats(path: Path) -> Iterator[os.stat_result]:
+    """Of it and of all files in it, less those that their driver takes away meanwhile."""
+    inside = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+    for file in chain([str(path)], inside):
+        with suppress(FileNotFoundError):
+            yield os.lstat(file)
 
 
 def _age_s(path: Path) -> float:
-    """Seconds since anything in it changed."""
-    return time.time() - max(os.lstat(p).st_mtime for p in (path, *_files(path)))
+    """Seconds since anything in it changed; 0 where it is gone."""
+    now = time.time()
+    return now - max((found.st_mtime for found in _stats(path)), default=now)
 
 
 def _remove(path: Path) -> None:

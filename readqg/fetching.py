@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import _lru_cache_wrapper, lru_cache
 from pathlib import Path, PurePosixPath
 
 from platformdirs import user_cache_path
@@ -29,7 +29,7 @@ _AT_ONCE = 4
 
 def local_file(where: Place) -> Path:
     """The file itself where it is a path; of one in a store, the copy on this machine."""
-    return _fetched_file(where) if isinstance(where, StorePath) else where
+    return _copy(_fetched_file, where) if isinstance(where, StorePath) else where
 
 
 def local_folder(where: str | Path) -> Path:
@@ -37,7 +37,18 @@ def local_folder(where: str | Path) -> Path:
 
     Raises `ModelError` where there is none in the store, it is not finished, or holds no safetensors."""
     found = place_of(where)
-    return _fetched(found) if isinstance(found, StorePath) else found
+    return _copy(_fetched, found) if isinstance(found, StorePath) else found
+
+
+def _copy(fetched: _lru_cache_wrapper[Path], source: StorePath) -> Path:
+    """What `fetched` gives, marked as used now: `readqg clean` leaves it for a day, and what it took before is fetched again."""
+    target = fetched(source)
+    try:
+        os.utime(target)
+    except FileNotFoundError:
+        fetched.cache_clear()
+        target = fetched(source)
+    return target
 
 
 @lru_cache(maxsize=4096)

@@ -33,16 +33,28 @@ def test_a_snippet_runs_and_ranks_as_the_model_does(title, at_a_model):
     if title == "ONNX Runtime":
         assert np.allclose(values["logits"], [expected[text] for text in values["documents"]], atol=1e-4)
     elif title == "With BM25's score added":
-        assert sorted(values["ranking"]) == sorted(values["documents"])
-    elif title != "sentence-transformers":
+        logits = _standardised([expected[text] for text in values["documents"].values()])
+        fused = logits + 0.5 * _standardised([*values["bm25"].values()])
+        assert values["ranking"] == [list(values["documents"])[at] for at in np.argsort(-fused)]
+    elif title == "sentence-transformers":
+        scores = _scores(values["query"], values["documents"])
+        assert [values["documents"][hit["corpus_id"]] for hit in values["ranked"]] == sorted(scores, key=scores.get, reverse=True)[:2]
+    else:
         texts = [_text(item) for item in values["ranked"]]
         assert texts == sorted(expected, key=expected.get, reverse=True)[:2]
 
 
 def _expected(query: str) -> dict[str, float]:
+    return _scores(query, ["The flow near a wing.", "What a shock is.", "Heat in a layer of the flow."])
+
+
+def _standardised(scores: list[float]) -> np.ndarray:
+    return (np.array(scores) - np.mean(scores)) / np.std(scores)
+
+
+def _scores(query: str, texts: list[str]) -> dict[str, float]:
     from sentence_transformers import CrossEncoder
 
-    texts = ["The flow near a wing.", "What a shock is.", "Heat in a layer of the flow."]
     return dict(zip(texts, CrossEncoder("readqg-out/reranker").predict([(query, text) for text in texts]).tolist(), strict=True))
 
 

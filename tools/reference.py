@@ -71,7 +71,7 @@ def _settings(annotation: Any) -> type[config.Settings] | None:
 
 
 def _is_place(info: FieldInfo) -> bool:
-    return any(getattr(m, "func", None) is base._place for m in info.metadata)
+    return any(getattr(m, "func", None) in (base._place, base._ranking) for m in info.metadata)
 
 
 def _kind(info: FieldInfo) -> str:

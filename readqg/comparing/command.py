@@ -43,6 +43,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
             stopped_by = _serve(config, rankings, judgments)
         summary = results.summary(config, rankings, judgments)
         if not folder.done:
+            results.write_judgments(folder.local, judgments)
             write_whole(folder.local / "summary.json", json.dumps(summary, indent=1))
     if summary["ended"] and not folder.done:
         _finish(folder)
@@ -70,12 +71,18 @@ def _tell(summary: dict[str, Any]) -> None:
     table.add_column("", no_wrap=True)
     table.add_column("ranking", overflow="fold")
     table.add_column("better", justify="right")
-    for side in ("a", "b"):
-        table.add_row(side.upper(), escape(summary[side]), str(summary[f"wins_{side}"]))
+    if summary["ended"]:
+        for side in ("a", "b"):
+            table.add_row(side.upper(), escape(summary[side]), str(summary[f"wins_{side}"]))
+    else:
+        for one, wins in (("one of them", "more_wins"), ("the other", "fewer_wins")):
+            table.add_row("", one, str(summary[wins]))
     table.add_row("", f"tie (left out); {summary['skipped']} skipped", str(summary["ties"]))
     console = Console(stderr=True)
     console.print(table)
-    if summary["share_b"] is not None:
+    if not summary["ended"]:
+        console.print(f"  exact sign test p = {summary['p']:.3f}; which is which is told when you end it on the page", highlight=False)
+    elif summary["share_b"] is not None:
         console.print(f"  B is better in {summary['share_b']:.1%} of the queries without a tie (95 % interval {summary['low']:.1%} to "
                       f"{summary['high']:.1%}; exact sign test p = {summary['p']:.3f})", highlight=False)
     console.print(f"  {summary['sentence']}", markup=False, highlight=False)

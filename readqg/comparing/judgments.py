@@ -124,8 +124,14 @@ class Judgments:
         last = next(reversed(self.shown.values()), None)
         return last if last is not None and last.query_id not in self.choices else None
 
+    @property
+    def winners(self) -> list[Side]:
+        """Of the queries without a tie, in the order in which they were judged."""
+        found = (self.shown[query_id].winner(choice) for query_id, choice in self.choices.items())
+        return [side for side in found if side is not None]
+
     def wins(self, side: Side) -> int:
-        return sum(self.shown[query_id].winner(choice) == side for query_id, choice in self.choices.items())
+        return self.winners.count(side)
 
     def count(self, choice: Said) -> int:
         return sum(said == choice for said in self.choices.values())

@@ -5,6 +5,7 @@ const $ = (id) => document.getElementById(id);
 const meta = document.querySelector("meta[name=key]");
 const SIDES = ["left", "right"];
 let shown = null; // the comparison on the page
+let coming = 0; // loaded queries to go
 let busy = false;
 let ended = false;
 
@@ -55,7 +56,8 @@ async function during(message, work) {
 function enable() {
   for (const button of document.querySelectorAll("[data-choice]")) {
     const side = SIDES.includes(button.dataset.choice);
-    button.disabled = busy || !shown || (side && shown.same);
+    const nothing = !shown && !(button.dataset.choice === "skip" && coming); // one that failed may be skipped
+    button.disabled = busy || nothing || (side && shown.same);
   }
   $("undo").disabled = busy || $("undo").dataset.able !== "true";
   $("end").disabled = busy;
@@ -71,12 +73,16 @@ function count(progress) {
   $("bar").value = Math.min(progress.decided, progress.needed);
   $("sentence").textContent = progress.sentence;
   $("undo").dataset.able = progress.undoable;
+  coming = progress.left_over ?? 0;
   if ($("interim").open) interim();
 }
 
 const percent = (value) => `${(100 * value).toFixed(1)} %`;
 
 function told(result) {
+  if (result.more_wins !== undefined) { // before the end
+    return `One is better ${result.more_wins} times, the other ${result.fewer_wins} (exact sign test p = ${result.p.toFixed(3)}).`;
+  }
   if (result.share_b === null) return "Nothing judged yet.";
   return `B is better in ${percent(result.share_b)} of the queries without a tie ` +
     `(95 % interval ${percent(result.low)} to ${percent(result.high)}; exact sign test p = ${result.p.toFixed(3)}). ` +
@@ -105,19 +111,21 @@ function documentOf(id, rank, otherRank) {
   item.append(`${rank}. `, title, text);
   const foot = element("div", undefined, "foot");
   foot.append(element("span", `${id} · ${otherRank ? `other side: ${otherRank}` : "only here"}`, "soft"));
-  if (found.long) foot.append(unfolding(text, found));
+  if (found.long) foot.append(unfolding(id, text, found));
   foot.append(grading(id, 1, "Relevant"), grading(id, 0, "Not"));
   item.append(foot);
   return item;
 }
 
-function unfolding(text, found) {
+function unfolding(id, text, found) {
   const button = element("button", "More");
+  button.setAttribute("aria-label", `More of document ${id}`);
   button.setAttribute("aria-expanded", "false");
   button.addEventListener("click", () => {
     const open = button.getAttribute("aria-expanded") === "false";
     button.setAttribute("aria-expanded", open);
     button.textContent = open ? "Less" : "More";
+    button.setAttribute("aria-label", `${button.textContent} of document ${id}`);
     text.replaceChildren();
     put(text, open ? found.long : found.short);
     if (open && found.left_out) text.append(` … (${found.left_out} characters more)`);
@@ -177,6 +185,7 @@ function nothing(progress) {
 const next = (said) => during("Scoring …", async () => show(await call("next", {}), said));
 
 function choose(choice) {
+  if (!shown && choice === "skip" && coming) next("");
   if (!shown || (shown.same && SIDES.includes(choice))) return;
   during("", async () => {
     await call("choice", { query_id: shown.query_id, choice });
@@ -228,10 +237,13 @@ $("ask")?.addEventListener("submit", (event) => {
   });
 });
 
+$("keys").checked = localStorage.getItem("keys") !== "off";
+$("keys").addEventListener("change", () => localStorage.setItem("keys", $("keys").checked ? "on" : "off"));
+
 const KEYS = { ArrowLeft: () => choose("left"), ArrowRight: () => choose("right"), t: () => choose("tie"), s: () => choose("skip"), u: undo };
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input, textarea, select, dialog");
-  if (typing || event.repeat || event.ctrlKey || event.metaKey || event.altKey || !KEYS[event.key]) return;
+  const typing = event.target.closest("input, textarea, select, dialog") || (event.key.length === 1 && event.target.closest("button"));
+  if (!$("keys").checked || typing || event.repeat || event.ctrlKey || event.metaKey || event.altKey || !KEYS[event.key]) return;
   event.preventDefault();
   if (event.key !== "u" || !$("undo").disabled) KEYS[event.key]();
 });

@@ -11,6 +11,7 @@ import numpy as np
 from readqg import devices, models, runs
 from readqg.comparing.judgments import Shown, Side
 from readqg.config import CompareConfig
+from readqg.config.base import BM25
 from readqg.corpus import Documents, read_texts
 from readqg.crossencoder import CrossEncoderScorer
 from readqg.errors import ConfigError, InputError, ModelError
@@ -26,7 +27,7 @@ MAX_QUERY_CHARS = 1000
 
 class Rankings:
     """Opens the inputs. Raises `InputError`, `ModelError` or `ConfigError` where one cannot be used, the two are the same, or a run
-    has no query of `config.queries`."""
+    has no query of `config.queries` or documents that are not in the corpus."""
 
     def __init__(self, config: CompareConfig) -> None:
         self.config = config
@@ -39,6 +40,7 @@ class Rankings:
         self._scorers: dict[Side, CrossEncoderScorer] = {}
         self.queries = self._loaded()
         """In the order in which they are asked, drawn by a stable hash: so whoever stops early has judged a random sample."""
+        self._check_runs()
 
     def name(self, side: Side) -> str:
         return self.config.a if side == "a" else self.config.b
@@ -109,6 +111,15 @@ class Rankings:
                 raise InputError(f"{self.name(side)} has no query of {self.config.queries} that can be asked: do they belong together?")
         return {query_id: texts[query_id] for query_id in sorted(texts, key=lambda q: (stable_hash(q, self.config.seed), q))}
 
+    def _check_runs(self) -> None:
+        """What would be shown must be in the corpus: once a query is shown, it stays as it is."""
+        for side, run in self._runs.items():
+            for query_id in self.queries:
+                for doc_id, _ in runs.ranked(run.get(query_id, {}))[: self.config.shown]:
+                    if doc_id not in self.documents:
+                        raise InputError(f"{self.name(side)}, query {query_id!r}: {self.config.documents} has no document {doc_id!r}. "
+                                         "Give --documents the corpus that the run was made on.")
+
     @cached_property
     def _ids(self) -> dict[str, str]:
         return {text: query_id for query_id, text in self.queries.items()}
@@ -140,9 +151,11 @@ def left_of(query_id: str, seed: int) -> Side:
 
 
 def _kind(name: str) -> Kind:
+    if name == BM25:
+        return "bm25"
     place = place_of(name)
     if place.is_file():
         return "run"
     if place.is_dir():
         return "run" if (place / "_config.json").exists() and not (place / "config.json").exists() else "model"
-    return "bm25" if name == "bm25" else "model"
+    return "model"

@@ -21,35 +21,38 @@ from readqg.config import CompareConfig
 from readqg.runs import Run, write_trec
 from readqg.shards import explained, write_whole
 
-Enough = Literal["too few", "early", "difference", "no difference"]
+Enough = Literal["too few", "difference", "ruled out", "not settled"]
 
 
 def progress(config: CompareConfig, judgments: Judgments) -> dict[str, Any]:
     """How far the work is, in counts that do not say who is ahead."""
-    wins = judgments.wins("a"), judgments.wins("b")
-    wanted = needed(config.share, config.power)
-    enough = _enough(*wins, wanted)
+    decided, wanted = len(judgments.winners), needed(config.share, config.power)
+    enough = _enough(config, judgments)
     return {
-        "judged": sum(wins) + judgments.count("tie"), "decided": sum(wins), "ties": judgments.count("tie"),
+        "judged": decided + judgments.count("tie"), "decided": decided, "ties": judgments.count("tie"),
         "skipped": judgments.count("skip"), "graded": sum(map(len, judgments.grades.values())), "needed": wanted,
-        "enough": enough, "sentence": _sentence(enough, config, wanted - sum(wins)),
+        "enough": enough, "sentence": _sentence(enough, config, decided - wanted),
     }
 
 
 def result(judgments: Judgments) -> dict[str, Any]:
-    """Who is ahead, and how sure that is. `share_b`: of the queries without a tie."""
+    """Who is ahead, and how sure that is. `share_b`: of the queries without a tie. Before the end no more than how far one is ahead of
+    the other, for whoever sees A's count grow after a click knows where A stood."""
     wins_a, wins_b = judgments.wins("a"), judgments.wins("b")
     found = preference(wins_a, wins_b)
+    if not judgments.ended:
+        return {"more_wins": max(wins_a, wins_b), "fewer_wins": min(wins_a, wins_b), "p": found.p}
     return {"wins_a": wins_a, "wins_b": wins_b, "share_b": found.share, "low": found.low, "high": found.high, "p": found.p}
 
 
 def summary(config: CompareConfig, rankings: Rankings, judgments: Judgments) -> dict[str, Any]:
     """Both, with the names and what follows from them."""
     counts, found = progress(config, judgments), result(judgments)
-    leader = "B" if found["wins_b"] > found["wins_a"] else "A"
+    planned, odds = judgments.winners[: counts["needed"]], _odds(config.share)
+    leader = "B" if planned.count("b") > planned.count("a") else "A"
     verdict = {
-        "too few": "too few to tell", "early": f"{leader} is ahead", "difference": f"{leader} is better",
-        "no difference": "no difference was found",
+        "too few": "too few to tell", "difference": f"{leader if judgments.ended else 'one'} is better",
+        "ruled out": f"a difference of {odds} is ruled out", "not settled": f"not settled: the interval still holds {odds}",
     }[counts["enough"]]
     return {
         "out": config.out, "a": rankings.name("a"), "b": rankings.name("b"), "ended": judgments.ended,
@@ -84,24 +87,30 @@ def write_judgments(out: Path, judgments: Judgments) -> None:
         write_trec(out / f"{side}.trec", run)
 
 
-def _enough(wins_a: int, wins_b: int, wanted: int) -> Enough:
-    clear, many = preference(wins_a, wins_b).p < LEVEL, wins_a + wins_b >= wanted
-    if clear:
-        return "difference" if many else "early"
-    return "no difference" if many else "too few"
+def _enough(config: CompareConfig, judgments: Judgments) -> Enough:
+    """A difference is tested once, on as many queries as were planned: testing after each click finds differences that are none.
+    Whether the one asked for is ruled out, the interval says, of all of them."""
+    winners, wanted = judgments.winners, needed(config.share, config.power)
+    if len(winners) < wanted:
+        return "too few"
+    planned = winners[:wanted]
+    if preference(planned.count("a"), planned.count("b")).p < LEVEL:
+        return "difference"
+    found = preference(winners.count("a"), winners.count("b"))
+    return "ruled out" if 1 - config.share < found.low and found.high < config.share else "not settled"
 
 
-def _sentence(enough: Enough, config: CompareConfig, lacking: int) -> str:
-    match enough:
-        case "too few":
-            return f"Too few to tell: {lacking} more without a tie to tell {_odds(config.share)} from a coin."
-        case "early":
-            return (f"One is ahead by more than chance gives, if you meant to stop here all along. Looking again and again finds "
-                    f"differences that are none: {lacking} more, as planned, make it sure.")
-        case "difference":
-            return "Enough to tell: one of the two is better."
-        case "no difference":
-            return f"Enough to tell: {_odds(config.share)} or more would probably have shown, and has not."
+def _sentence(enough: Enough, config: CompareConfig, beyond: int) -> str:
+    """`beyond`: queries without a tie past those planned."""
+    odds = _odds(config.share)
+    if enough == "too few":
+        return f"Too few to tell: {-beyond} more without a tie to tell {odds} from a coin."
+    said = {
+        "difference": "Enough to tell: one of the two is better.",
+        "ruled out": f"Enough to tell: if there is a difference, it is smaller than {odds}.",
+        "not settled": f"As many as planned, and no difference shows; {odds} is not ruled out either.",
+    }[enough]
+    return said + (f" {beyond} beyond the plan: they refine the interval, but are no new test." if beyond else "")
 
 
 def _odds(share: float) -> str:

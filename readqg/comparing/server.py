@@ -27,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 from readqg.comparing import results
 from readqg.comparing.judgments import Choice, Grade, Shown, UnfitError
 from readqg.comparing.session import Session
-from readqg.errors import FolderError, ReadQGError, RunError
+from readqg.errors import FolderError, InputError, ModelError, ReadQGError, RunError
 
 log = logging.getLogger("readqg")
 
@@ -45,7 +45,7 @@ _FILES = {"/page.js": "text/javascript", "/page.css": "text/css"}
 
 
 class _StoppingError(Exception):
-    """Scoring was told to stop."""
+    """Scoring was told to stop, all of it or one query's."""
 
 
 class _Asked(BaseModel):
@@ -63,6 +63,8 @@ class Server:
         self._scoring = ThreadPoolExecutor(1, "scoring")
         self._stopping = threading.Event()
         self._pending: dict[str, asyncio.Future[Shown]] = {}
+        self._ahead: dict[str, threading.Event] = {}
+        """Of those pending that nobody waits for yet: ends the work."""
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._guard], client_max_size=_MAX_BODY_BYTES)
@@ -100,7 +102,7 @@ class Server:
             return web.json_response({"error": str(error)}, status=422)
 
     def _is_key(self, given: str | None) -> bool:
-        return given is not None and secrets.compare_digest(given.encode(), self.key.encode())
+        return given is not None and secrets.compare_digest(given.encode("utf-8", "surrogateescape"), self.key.encode())
 
     async def _page(self, _request: web.Request) -> web.Response:
         config, rankings = self.session.config, self.session.rankings
@@ -121,10 +123,15 @@ class Server:
         coming = self.session.upcoming(2)
         if not coming:
             return await self._answer(None)
-        await self._show(coming[0], self.session.query(coming[0]))
+        try:
+            await self._show(coming[0], self.session.query(coming[0]))
+        except (InputError, ModelError):
+            self.session.pass_over(coming[0])
+            raise
         for later in coming[1:]:
-            if later not in self.session.judgments.shown:
-                self._ranked(later, self.session.query(later))  # while this one is read
+            if later not in self.session.judgments.shown and later not in self._pending:
+                self._ahead[later] = threading.Event()
+                self._ranked(later, self.session.query(later), self._ahead[later])  # while this one is read
         return await self._answer(coming[0])
 
     async def _ask(self, request: web.Request) -> web.Response:
@@ -155,6 +162,10 @@ class Server:
         return web.json_response({"progress": self.session.progress(), "comparison": view})
 
     async def _show(self, query_id: str, query: str) -> None:
+        self._ahead.pop(query_id, None)  # from here on it is waited for
+        for other in [other for other in self._ahead if not self._pending[other].done()]:
+            self._ahead.pop(other).set()  # what is asked goes first
+            del self._pending[other]
         if query_id not in self.session.judgments.shown:
             try:
                 shown = await self._ranked(query_id, query)
@@ -162,17 +173,17 @@ class Server:
                 self._pending.pop(query_id, None)
             self.session.show(shown)
 
-    def _ranked(self, query_id: str, query: str) -> asyncio.Future[Shown]:
-        """Its rankings, under way in the one thread that scores."""
+    def _ranked(self, query_id: str, query: str, given_up: threading.Event | None = None) -> asyncio.Future[Shown]:
+        """Its rankings, under way in the one thread that scores until `given_up` is set."""
         if query_id not in self._pending:
-            work = partial(self.session.rankings.rank, query_id, query, self._alive)
+            work = partial(self.session.rankings.rank, query_id, query, partial(self._alive, given_up))
             future = asyncio.get_running_loop().run_in_executor(self._scoring, work)
             future.add_done_callback(lambda done: done.cancelled() or done.exception())  # told when somebody asks for it
             self._pending[query_id] = future
         return self._pending[query_id]
 
-    def _alive(self) -> None:
-        if self._stopping.is_set():
+    def _alive(self, given_up: threading.Event | None) -> None:
+        if self._stopping.is_set() or (given_up is not None and given_up.is_set()):
             raise _StoppingError
 
     async def _close(self, _app: web.Application) -> None:

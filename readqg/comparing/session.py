@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class Session:
     def __init__(self, config: CompareConfig, rankings: Rankings, judgments: Judgments) -> None:
         self.config, self.rankings, self.judgments = config, rankings, judgments
         self.out = Path(config.out)
+        self._failed: set[str] = set()
         for query_id, shown in judgments.shown.items():
             text = rankings.queries.get(query_id, shown.query)
             if text != shown.query:
@@ -36,9 +38,12 @@ class Session:
         return shown.query if shown is not None else self.rankings.queries[query_id]
 
     def upcoming(self, count: int = 1) -> list[str]:
-        """The next loaded queries of which nothing has been said."""
-        found = (query_id for query_id in self.rankings.queries if query_id not in self.judgments.choices)
-        return list(islice(found, count))
+        """The next loaded queries of which nothing has been said, less those passed over."""
+        return list(islice(self._left(), count))
+
+    def pass_over(self, query_id: str) -> None:
+        """For this time, since it cannot be ranked; the same command, given again, tries it again."""
+        self._failed.add(query_id)
 
     def show(self, shown: Shown) -> None:
         """Keep what is shown; what has been shown of a query stays as it was."""
@@ -50,7 +55,8 @@ class Session:
         shown = self.judgments.shown[query_id]
         marker = Marker(shown.query)
         sides = {"left": shown.a if shown.left == "a" else shown.b, "right": shown.b if shown.left == "a" else shown.a}
-        rows = {row["doc_id"]: row for row in self.rankings.documents.table(list(dict.fromkeys((*shown.a, *shown.b)))).to_pylist()}
+        ids = list(dict.fromkeys((*sides["left"], *sides["right"])))  # in an order that does not say which is A
+        rows = {row["doc_id"]: row for row in self.rankings.documents.table(ids).to_pylist()}
         return {
             "query_id": query_id, "query": shown.query, "loaded": query_id in self.rankings.queries, "same": shown.same,
             "documents": {doc_id: excerpt(marker, row) for doc_id, row in rows.items()},
@@ -59,8 +65,11 @@ class Session:
         }
 
     def progress(self) -> dict[str, Any]:
-        left = sum(query_id not in self.judgments.choices for query_id in self.rankings.queries)
+        left = sum(1 for _ in self._left())
         return {**results.progress(self.config, self.judgments), "left_over": left, "undoable": bool(self.judgments.choices)}
+
+    def _left(self) -> Iterator[str]:
+        return (query_id for query_id in self.rankings.queries if query_id not in self.judgments.choices and query_id not in self._failed)
 
     def keep(self, event: Event) -> None:
         """Raises `UnfitError` for what does not fit."""
@@ -76,7 +85,10 @@ class Session:
         return last
 
     def end(self) -> dict[str, Any]:
-        self.keep(End())
+        """Once more where it has ended: what is written afterwards may have failed."""
+        if not self.judgments.ended:
+            self.judgments.add(End())
+        results.write_judgments(self.out, self.judgments)
         return self.summary()
 
     def result(self) -> dict[str, Any]:

@@ -26,6 +26,8 @@ def placement(default: Any, **kwargs: Any) -> Any:
 
 
 _NO_IDENTITY: JsonDict = {"identity": False}
+BM25 = "bm25"
+"""The ranking that needs no model, even where a folder has that name."""
 
 
 def _place(value: str | None) -> str | None:
@@ -38,8 +40,13 @@ def _place(value: str | None) -> str | None:
     return str(Path(value).absolute()) if value and Path(value).exists() else value
 
 
+def _ranking(value: str) -> str:
+    return value if value == BM25 else str(_place(value))
+
+
 # A place or a model's name: the fingerprint of what lies there counts, not what it is called.
 Location = Annotated[str, AfterValidator(_place), Field(json_schema_extra=_NO_IDENTITY)]
+Ranking = Annotated[str, AfterValidator(_ranking), Field(json_schema_extra=_NO_IDENTITY)]
 OptionalLocation = Annotated[str | None, AfterValidator(_place), Field(json_schema_extra=_NO_IDENTITY)]
 
 

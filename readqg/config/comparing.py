@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from readqg.config.base import Location, OptionalLocation, placement
+from readqg.config.base import Location, OptionalLocation, Ranking, placement
 from readqg.config.machine import Compute
 from readqg.config.stages import RetrieveSettings, ScoreSettings
 
@@ -12,9 +12,10 @@ LOOPBACK = "127.0.0.1"
 
 
 class CompareConfig(ScoreSettings):
-    a: Location
-    """A re-ranker (folder or hub name), which scores what BM25 finds; `bm25` itself; or a run (folder or TREC file)."""
-    b: Location
+    a: Ranking
+    """A re-ranker (folder or hub name), which scores what BM25 finds; `bm25` itself (a folder of that name: `./bm25`); or a run (folder
+    or TREC file)."""
+    b: Ranking
     """The same."""
     documents: Location
     """The corpus that is searched, or of the runs."""

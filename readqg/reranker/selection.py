@@ -126,12 +126,16 @@ class Validation:
                    dict(metrics.get("logits", {})))
 
 
+Broken = Literal["not finite", "collapsed"]
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Which model to use, and on what evidence. `before`, `after`, `difference`: mean nDCG@10 over the held-out documents;
     `interval`: 95 % bootstrap interval of the difference; `p_value`: one-sided paired randomisation test that it is above 0,
     which with few documents is the more honest of the two. `better`, `worse`: documents. `chosen_among`: validations that the
-    trained weights were the best of; where there were several, one half of the held-out documents chose and the other judges."""
+    trained weights were the best of; where there were several, one half of the held-out documents chose and the other judges. `broken`:
+    what is wrong with the trained model's scores, whatever their nDCG."""
 
     use: Literal["start", "tuned"]
     reason: str
@@ -144,6 +148,7 @@ class Verdict:
     worse: int
     held_out_documents: int
     chosen_among: int
+    broken: Broken | None = None
 
     def write(self, folder: Path, start: str) -> None:
         """`guard.json`: the verdict, and the start's name."""
@@ -205,10 +210,12 @@ def guard(before: Validation, after: Validation, chosen_among: int = 1, seed: in
     differences = np.array([after.ndcg[doc_id] - before.ndcg[doc_id] for doc_id in before.ndcg])
     difference = float(differences.mean())
     interval, p_value = _evidence(differences, np.random.default_rng(seed))
-    use, reason = _decide(before, after, difference, p_value)
+    broken: Broken | None = "not finite" if after.not_finite else "collapsed" if has_collapsed(before, after) else None
+    use, reason = _decide(before, after, broken, difference, p_value)
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
     return Verdict(
-        use, reason, before.score, after.score, difference, interval, p_value, better, worse, len(differences), chosen_among)
+        use, reason, before.score, after.score, difference, interval, p_value, better, worse, len(differences), chosen_among,
+        broken)
 
 
 def has_collapsed(before: Validation, after: Validation) -> bool:
@@ -229,10 +236,12 @@ def _evidence(differences: np.ndarray, rng: np.random.Generator) -> tuple[tuple[
     return (float(low), float(high)), float(p_value)
 
 
-def _decide(before: Validation, after: Validation, difference: float, p_value: float) -> tuple[Literal["start", "tuned"], str]:
-    if after.not_finite:
+def _decide(
+    before: Validation, after: Validation, broken: Broken | None, difference: float, p_value: float,
+) -> tuple[Literal["start", "tuned"], str]:
+    if broken == "not finite":
         return "start", f"{after.not_finite} of the trained model's scores are not finite numbers."
-    if has_collapsed(before, after):
+    if broken == "collapsed":
         return "start", (f"The trained model's scores have collapsed: within a query they differ by {after.spread:.2g} "
                          f"(standard deviation), the start's by {before.spread:.2g}.")
     if difference <= 0:

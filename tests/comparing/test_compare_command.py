@@ -105,6 +105,8 @@ def test_from_start_to_end_and_into_evaluate(folder, capsys, caplog):
     assert "To tell 60:40 from a coin with 80% power: 199 judged queries without a tie." in caplog.text
     shown = capsys.readouterr().err
     assert "3 queries judged" in shown and "Too few to tell: 197 more" in shown
+    assert stopped["more_wins"] + stopped["fewer_wins"] == 2 and "wins_a" not in stopped and "wins_a" not in json.dumps(
+        json.loads((folder / "out" / "summary.json").read_text()))
     with pytest.raises(FolderError, match=r"models\.b: the folder has"):
         api.compare(config_of(folder, b="bm25"))
     with pytest.raises(FolderError, match=r"shown: the folder has 5, this command 6"):

@@ -9,9 +9,11 @@ import pytest
 from aiohttp import web
 
 from readqg.comparing import results
+from readqg.comparing import server as server_module
 from readqg.comparing.server import Server
 from readqg.comparing.statistics import preference
 from tests.browser import browser, needs_chromium
+from tests.colours import colours, contrast
 from tests.comparing.collection import HOSTILE, session_of, write_collection
 
 SHOTS = os.environ.get("READQG_SCREENSHOTS")
@@ -75,12 +77,23 @@ async def sit(page, url, server, session):
     assert [judgments.count(said) for said in ("left", "right", "tie", "skip")] == [4, 4, 1, 1]
 
     await page.click("#interim summary")
-    found = preference(judgments.wins("a"), judgments.wins("b"))
-    text = await page.wait_for("document.getElementById('interim-text').textContent.includes('%') && document.body.innerText")
-    assert f"B is better in {100 * found.share:.1f} % of the queries without a tie" in text
-    assert f"(95 % interval {100 * found.low:.1f} % to {100 * found.high:.1f} %; exact sign test p = {found.p:.3f})" in text
+    wins = judgments.wins("a"), judgments.wins("b")
+    text = await page.wait_for("document.getElementById('interim-text').textContent.includes('p =') && document.body.innerText")
+    p = preference(*wins).p
+    assert f"One is better {max(wins)} times, the other {min(wins)} (exact sign test p = {p:.3f})." in text
     assert "9 judged, 1 of them ties; 8 of 199 without a tie." in text
     await page.click("#interim summary")
+
+    await page.click("#keys")
+    for key in ("ArrowLeft", "t", "u"):  # no key judges once they are off, whatever has the focus
+        await page.press(key)
+        await page.evaluate("document.getElementById('asked').focus()")
+    await page.goto(url)
+    await page.wait_for("shown && !busy")
+    await page.press("t")
+    assert not await page.evaluate("document.getElementById('keys').checked") and len(judgments.choices) == 10
+    await page.click("#keys")
+    await page.evaluate("document.getElementById('asked').focus()")
 
     await page.press("u")  # takes back the tenth, and gives it anew by mouse
     await page.wait_for("!busy && document.getElementById('status').textContent.startsWith('Taken back')")
@@ -99,7 +112,13 @@ async def sit(page, url, server, session):
     await page.click(".doc .yes")
     await page.wait_for("!busy && document.querySelector('.doc .yes').ariaPressed === 'true'")
     assert sum(judgments.grades[judgments.waiting.query_id].values()) == 1
+    await page.press("s")  # on a button that has the focus a letter does nothing
+    assert len(judgments.choices) == 10
+    named = "document.querySelector('[aria-expanded]').ariaLabel"
+    doc_id = await page.evaluate("document.querySelector('.doc:has([aria-expanded]) [data-document]').dataset.document")
+    assert await page.evaluate(named) == f"More of document {doc_id}"
     await page.click("[aria-expanded=false]")
+    assert await page.evaluate(named) == f"Less of document {doc_id}"
     assert await page.evaluate("document.querySelectorAll('[aria-expanded=true]').length") == 1
     await shoot(page, "unfolded")
     await page.evaluate("scrollTo(0, 0)")
@@ -120,7 +139,10 @@ async def sit(page, url, server, session):
     text = await page.text()
     summary = results.summary(session.config, session.rankings, judgments)
     assert session.config.a in text and session.config.b in text
-    assert summary["verdict"].capitalize()[:5] in text and f"p = {summary['p']:.3f}" in text
+    found = preference(judgments.wins("a"), judgments.wins("b"))
+    assert summary["verdict"].capitalize() in text
+    assert f"B is better in {100 * found.share:.1f} % of the queries without a tie" in text
+    assert f"(95 % interval {100 * found.low:.1f} % to {100 * found.high:.1f} %; exact sign test p = {found.p:.3f})" in text
     await shoot(page, "end")
 
 
@@ -150,3 +172,13 @@ def test_a_page_that_has_nothing_to_ask_says_so_and_one_whose_command_has_ended_
                 assert "has ended. Start it again" in await page.text()
 
     asyncio.run(work())
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_of_the_page_has_the_contrast_of_wcag_aa_and_lines_that_of_graphics(scheme):
+    colour = colours(Path(server_module.__file__).with_name("page.css"), scheme)
+    texts = [(name, ground) for name in ("ink", "soft") for ground in ("page", "card")]
+    for name, ground in (*texts, ("on-a", "a"), ("on-mark", "mark"), ("page", "good"), ("page", "bad")):
+        assert contrast(colour[name], colour[ground]) >= 4.5, (name, ground)
+    for name, ground in (("a", "page"), ("soft", "page"), ("warn", "page"), ("warn", "card"), ("bad", "card")):
+        assert contrast(colour[name], colour[ground]) >= 3, (name, ground)

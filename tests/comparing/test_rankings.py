@@ -1,6 +1,7 @@
 """What A and B give for a query, and on which side each stands."""
 
 import json
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -52,6 +53,15 @@ def test_bm25_is_a_ranking_of_its_own_and_answers_any_query(folder):
     assert rankings.rank("q", "zzz").b == ()
 
 
+def test_the_bare_word_bm25_is_bm25_even_beside_a_folder_of_that_name(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder / "first", tmp_path / "bm25")
+    monkeypatch.chdir(tmp_path)
+    config = config_of(folder, b="bm25")
+    assert (config.b, Rankings(config).kinds["b"]) == ("bm25", "bm25")
+    config = config_of(folder, b="./bm25")
+    assert (config.b, Rankings(config).kinds["b"]) == (str(tmp_path / "bm25"), "run")
+
+
 def test_a_query_of_ones_own_that_is_loaded_is_that_query(folder):
     rankings = opened(folder)
     query_id, text = next(iter(QUERIES.items()))
@@ -101,6 +111,9 @@ def test_what_cannot_be_compared_is_refused_beforehand(folder, tmp_path):
     write_trec(tmp_path / "other.trec", {"x": {"d01": 1.0}})
     with pytest.raises(InputError, match=r"other\.trec has no query of"):
         Rankings(config_of(folder, b=str(tmp_path / "other.trec")))
+    write_trec(tmp_path / "elsewhere.trec", {"q01": {"d01": 2.0, "nowhere": 1.0}})
+    with pytest.raises(InputError, match=r"elsewhere\.trec, query 'q01': .*documents\.jsonl has no document 'nowhere'"):
+        Rankings(config_of(folder, b=str(tmp_path / "elsewhere.trec")))
     with pytest.raises(ModelError, match="no such model folder"):
         Rankings(config_of(folder, b=str(tmp_path / "absent")))
     (tmp_path / "empty").mkdir()

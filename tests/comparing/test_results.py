@@ -2,7 +2,7 @@
 
 import pytest
 
-from readqg.comparing.judgments import Choice, Judgments, Shown
+from readqg.comparing.judgments import Choice, End, Judgments, Shown
 from readqg.comparing.rankings import Rankings
 from readqg.comparing.results import beforehand, progress, summary, table_of_needs
 from tests.comparing.collection import config_of, write_collection
@@ -13,24 +13,36 @@ def folder(tmp_path_factory):
     return write_collection(tmp_path_factory.mktemp("collection"))
 
 
-@pytest.mark.parametrize(("wins_a", "wins_b", "ties", "verdict", "sentence"), [
-    (0, 0, 0, "too few to tell", "Too few to tell: 12 more without a tie to tell 90:10 from a coin."),
-    (3, 2, 9, "too few to tell", "Too few to tell: 7 more without a tie to tell 90:10 from a coin."),
-    (0, 6, 0, "B is ahead", "One is ahead by more than chance gives, if you meant to stop here all along."),
-    (11, 1, 2, "A is better", "Enough to tell: one of the two is better."),
-    (6, 7, 0, "no difference was found", "Enough to tell: 90:10 or more would probably have shown, and has not."),
+@pytest.mark.parametrize(("said", "verdict", "sentence"), [
+    ("", "too few to tell", "Too few to tell: 12 more without a tie to tell 90:10 from a coin."),
+    ("aaabb" + "t" * 9, "too few to tell", "Too few to tell: 7 more without a tie to tell 90:10 from a coin."),
+    ("b" * 11, "too few to tell", "Too few to tell: 1 more without a tie to tell 90:10 from a coin."),  # however clear
+    ("a" * 11 + "btt", "A is better", "Enough to tell: one of the two is better."),
+    ("a" * 11 + "b" * 10, "A is better", "Enough to tell: one of the two is better. 9 beyond the plan: they refine the interval"),
+    ("ab" * 6, "a difference of 90:10 is ruled out", "Enough to tell: if there is a difference, it is smaller than 90:10."),
+    ("aaab" * 3, "not settled: the interval still holds 90:10", "As many as planned, and no difference shows; 90:10 is not ruled out"),
+    ("ab" * 6 + "b" * 20, "not settled: the interval still holds 90:10", "As many as planned, and no difference shows; 90:10 is not"),
+    ("aaab" * 3 + "ab" * 9, "a difference of 90:10 is ruled out", "Enough to tell: if there is a difference, it is smaller than 90:10. 18"),
 ])
-def test_the_verdict_follows_from_test_and_plan(folder, tmp_path, wins_a, wins_b, ties, verdict, sentence):
+def test_the_verdict_follows_from_test_and_plan(folder, tmp_path, said, verdict, sentence):
     config = config_of(folder, a="bm25", out=str(tmp_path), share=0.9)
-    choices = ["left"] * wins_a + ["right"] * wins_b + ["tie"] * ties + ["skip"]
+    rankings = Rankings(config)
+    choices = {"a": "left", "b": "right", "t": "tie", "s": "skip"}
     with Judgments(tmp_path) as judgments:
-        for number, choice in enumerate(choices):
+        for number, one in enumerate(said + "s"):
             judgments.add(Shown(query_id=str(number), query="q", left="a", a=("d01",), b=("d02",)))
-            judgments.add(Choice(query_id=str(number), choice=choice))
-        counts, told = progress(config, judgments), summary(config, Rankings(config), judgments)
-    assert (counts["judged"], counts["decided"], counts["ties"], counts["skipped"]) == (len(choices) - 1, wins_a + wins_b, ties, 1)
+            judgments.add(Choice(query_id=str(number), choice=choices[one]))
+        counts, before = progress(config, judgments), summary(config, rankings, judgments)
+        judgments.add(End())
+        told = summary(config, rankings, judgments)
+    decided, ties = len(said.replace("t", "")), said.count("t")
+    assert (counts["judged"], counts["decided"], counts["ties"], counts["skipped"]) == (len(said), decided, ties, 1)
     assert told["verdict"] == verdict and told["sentence"].startswith(sentence) and told["needed"] == 12
-    assert not {"wins_a", "wins_b", "share_b", "p"} & set(counts)
+    assert ("ruled out" in verdict) <= (told["low"] > 0.1 and told["high"] < 0.9)
+    assert ("still holds" in verdict) <= (told["low"] <= 0.1 or told["high"] >= 0.9)
+    blind = {"wins_a", "wins_b", "share_b", "low", "high"}
+    assert not blind & set(before) and not (blind | {"p"}) & set(counts)
+    assert before["verdict"] == verdict.replace("A is", "one is")
 
 
 def test_how_many_it_takes_is_told_beforehand(folder):

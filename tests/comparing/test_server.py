@@ -2,15 +2,25 @@
 
 import asyncio
 import json
+import os
+import re
+import shutil
+import signal
 import socket
+import threading
+import time
 from contextlib import asynccontextmanager
 
 import pytest
-from aiohttp import ClientSession, CookieJar, web
+from aiohttp import ClientSession, CookieJar
 from aiohttp.test_utils import TestServer
+from transformers import AutoTokenizer, BertForSequenceClassification
 
-from readqg.comparing.rankings import left_of
-from readqg.comparing.server import KEY_HEADER, Server
+from readqg.comparing import results
+from readqg.comparing.judgments import Shown
+from readqg.comparing.rankings import Rankings, left_of
+from readqg.comparing.server import KEY_HEADER, Server, serve
+from readqg.errors import FolderError
 from tests.comparing.collection import HOSTILE, QUERIES, session_of, write_collection
 
 
@@ -78,10 +88,12 @@ def test_loaded_queries_are_gone_through_and_choices_count(collection, out):
             progress = (await client.post("choice", {"query_id": view["query_id"], "choice": choice}))["progress"]
         assert seen == list(session.rankings.queries)[:4]
         assert (progress["judged"], progress["decided"], progress["ties"], progress["skipped"]) == (3, 2, 1, 1)
-        found = json.loads((await client.get("/api/result"))[1])
         right = "b" if left_of(seen[1], 0) == "a" else "a"
         winners = [left_of(seen[0], 0), right]
-        assert (found["wins_a"], found["wins_b"]) == (winners.count("a"), winners.count("b"))
+        wins = winners.count("a"), winners.count("b")
+        assert json.loads((await client.get("/api/result"))[1]) == {"more_wins": max(wins), "fewer_wins": min(wins), "p": 1.0}
+        found = await client.post("end")
+        assert (found["wins_a"], found["wins_b"]) == wins
 
     run(collection, test, **out)
 
@@ -92,14 +104,37 @@ def test_the_page_never_learns_whose_ranking_is_where(collection, out):
         view = json.loads(answers[1])["comparison"]
         answers.append(json.dumps(await client.post("choice", {"query_id": view["query_id"], "choice": "left"})))
         answers.append(json.dumps(await client.post("ask", {"query": "heat of the wing"})))
-        answers.append((await client.get("/api/state"))[1])
+        answers += [(await client.get(path))[1] for path in ("/api/state", "/api/result")]
         for text in answers:
             assert session.config.a not in text and session.config.b not in text
-            assert '"a"' not in text and '"b"' not in text and "wins" not in text
-        shown = session.judgments.shown[view["query_id"]]
-        assert (view["left"], view["right"]) == ([*shown.a], [*shown.b]) if shown.left == "a" else ([*shown.b], [*shown.a])
+            assert '"a"' not in text and '"b"' not in text and "wins_" not in text and "share_b" not in text
+        assert list(view["documents"]) == list(dict.fromkeys((*view["left"], *view["right"])))
 
     run(collection, test, **out)
+
+
+def test_each_ranking_stands_where_the_coin_put_it(collection, out):
+    async def test(client, session):
+        lefts = set()
+        while lefts != {"a", "b"}:
+            view = (await client.post("next"))["comparison"]
+            shown = session.judgments.shown[view["query_id"]]
+            assert (view["left"], view["right"]) == (([*shown.a], [*shown.b]) if shown.left == "a" else ([*shown.b], [*shown.a]))
+            await client.post("choice", {"query_id": view["query_id"], "choice": "tie"})
+            lefts.add(shown.left)
+
+    run(collection, test, **out)
+
+
+@pytest.mark.parametrize("left", ["a", "b"])
+def test_nothing_in_the_view_depends_on_which_side_is_a(collection, out, left):
+    """The same two columns, once with A on the left and once with B."""
+    one, two = ("d01", "d02", "d03"), ("d04", "d02", "d05")
+    a, b = (one, two) if left == "a" else (two, one)
+    with session_of(collection, **{**out, "a": "bm25"}) as session:
+        session.show(Shown(query_id="q01", query=QUERIES["q01"], left=left, a=a, b=b))
+        view = session.view("q01")
+    assert (view["left"], view["right"], list(view["documents"])) == ([*one], [*two], ["d01", "d02", "d03", "d04", "d05"])
 
 
 def test_a_restart_goes_on_where_it_stopped(collection, out):
@@ -163,6 +198,7 @@ def test_without_the_key_nothing_is_told(collection, out):
             assert answer.status == 403 and "terminal" in text, path
             assert not any(word in text for word in (*QUERIES.values(), client.key))
         await client.post("next", status=403)
+        assert not client.server._is_key("\udcff")  # as aiohttp gives a header that is not UTF-8
         assert session.judgments.shown == {}
 
     run(collection, test, signed_in=False, **{**out, "a": "bm25"})
@@ -222,34 +258,85 @@ def test_markup_in_data_travels_as_text(collection, out):
     run(collection, test, **out)
 
 
-def test_only_loopback_is_listened_on(collection, out):
-    """As `serve` binds it: the machine's other addresses refuse."""
-    async def test(client, session):
-        runner = web.AppRunner(client.server.app())
-        await runner.setup()
+def test_only_loopback_is_listened_on(collection, out, caplog):
+    """Where `serve` listens, 127.0.0.1 is answered; another address of this machine, and even of loopback, is not."""
+    def knock():
         try:
-            await web.TCPSite(runner, session.config.host, 0).start()
-            host, port = runner.addresses[0]
-            assert host == "127.0.0.1"
-            for other in {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {"127.0.0.1"}:
-                with socket.socket() as outside, pytest.raises(OSError):
-                    outside.settimeout(2)
-                    outside.connect((other, port))
+            while not (found := re.search(r"Open http://127\.0\.0\.1:(\d+)/", caplog.text)):
+                time.sleep(0.01)
+            others = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} | {"127.0.0.2"}
+            for host in ("127.0.0.1", *(others - {"127.0.0.1"})):
+                with socket.socket() as knocking:
+                    knocking.settimeout(2)
+                    answered[host] = knocking.connect_ex((host, int(found[1]))) == 0
         finally:
-            await runner.cleanup()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    answered: dict[str, bool] = {}
+    caplog.set_level("INFO", "readqg")
+    with session_of(collection, **{**out, "a": "bm25"}) as session:
+        knocking = threading.Thread(target=knock, daemon=True)
+        knocking.start()
+        assert serve(session) == 128 + signal.SIGTERM
+        knocking.join(10)
+    assert answered.pop("127.0.0.1") and "127.0.0.2" in answered and not any(answered.values())
+
+
+def test_a_query_that_fails_is_explained_and_passed_over(collection, out, tmp_path):
+    """A model that gives NaN wherever `shock` occurs."""
+    texts = {"documents": {"d1": "wing flow", "d2": "heat"}, "queries": {"q1": "flow", "q2": "shock heat", "q3": "wing"}}
+    for name, rows in texts.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"_id": i, "text": text}) + "\n" for i, text in rows.items()))
+    model = BertForSequenceClassification.from_pretrained(shutil.copytree(collection / "a", tmp_path / "model"))
+    word = AutoTokenizer.from_pretrained(tmp_path / "model").convert_tokens_to_ids("shock")
+    model.bert.embeddings.word_embeddings.weight.data[word] = float("nan")
+    model.save_pretrained(tmp_path / "model")
+
+    async def test(client, session):
+        asked = []
+        for query_id in session.rankings.queries:
+            answer = await client.post("next", status=422 if query_id == "q2" else 200)
+            if query_id == "q2":
+                assert "a model gives nan" in answer["error"]
+            else:
+                asked.append(answer["comparison"]["query_id"])
+                await client.post("choice", {"query_id": asked[-1], "choice": "skip"})
+        answer = await client.post("next")
+        assert sorted(asked) == ["q1", "q3"] and answer["comparison"] is None and answer["progress"]["left_over"] == 0
+        assert "q2" not in session.judgments.shown
+
+    changes = {name: str(tmp_path / f"{name}.jsonl") for name in texts}
+    run(collection, test, **{**out, **changes, "a": str(tmp_path / "model"), "b": "bm25"})
+
+
+def test_what_is_asked_goes_before_what_is_ranked_ahead(collection, out, monkeypatch):
+    """A query that is ranked while another is read ends when one is typed, and is ranked anew when its turn comes."""
+    rank, begun, ended = Rankings.rank, threading.Event(), []
+
+    def slow(self, query_id, query, alive):
+        if query_id == ahead[0] and not ended:
+            begun.set()
+            try:
+                while not time.sleep(0.01):
+                    alive()
+            except BaseException:
+                ended.append(query_id)
+                raise
+        return rank(self, query_id, query, alive)
+
+    monkeypatch.setattr(Rankings, "rank", slow)
+    ahead = []
+
+    async def test(client, session):
+        ahead.append(list(session.rankings.queries)[1])
+        view = (await client.post("next"))["comparison"]
+        assert await asyncio.to_thread(begun.wait, 10) and not ended
+        typed = await asyncio.wait_for(client.post("ask", {"query": "heat of the wing"}), 10)
+        assert typed["comparison"]["query"] == "heat of the wing" and ended == ahead
+        await client.post("choice", {"query_id": view["query_id"], "choice": "tie"})
+        assert (await client.post("next"))["comparison"]["query_id"] == ahead[0]
 
     run(collection, test, **{**out, "a": "bm25"})
-
-
-def test_a_ranking_that_fails_is_explained_and_may_be_asked_again(collection, out, tmp_path):
-    (tmp_path / "run.trec").write_text("".join(f"{q} Q0 nowhere 1 1.0 t\n" for q in QUERIES))
-
-    async def test(client, session):
-        for _ in range(2):
-            answer = await client.post("next", status=422)
-            assert "no document 'nowhere'" in answer["error"]
-
-    run(collection, test, **{**out, "a": "bm25", "b": str(tmp_path / "run.trec")})
 
 
 def test_the_end_reveals_the_names_and_stops(collection, out, tmp_path):
@@ -263,3 +350,20 @@ def test_the_end_reveals_the_names_and_stops(collection, out, tmp_path):
         assert list(session.judgments.choices.values()) == ["right"]
 
     run(collection, test, **out)
+
+
+def test_an_end_whose_files_could_not_be_written_is_ended_once_more(collection, out, monkeypatch):
+    async def test(client, session):
+        write = results.write_judgments
+        monkeypatch.setattr(results, "write_judgments", _full)
+        assert "no space" in (await client.post("end", status=507))["error"]
+        assert session.judgments.ended and not client.server.stop.is_set()
+        monkeypatch.setattr(results, "write_judgments", write)
+        assert (await client.post("end"))["ended"]
+        await asyncio.wait_for(client.server.stop.wait(), 10)
+
+    run(collection, test, **{**out, "a": "bm25"})
+
+
+def _full(*_):
+    raise FolderError("no space is left")

@@ -35,10 +35,10 @@ def bare(tmp_path_factory):
     return finished_run(tmp_path_factory.mktemp("bare") / "out", queries=0)
 
 
-def _summary(use="tuned", judged=None, fused=None, held_out=(0.03, 0.01, 0.05), p=0.001, count=60):
+def _summary(use="tuned", judged=None, fused=None, held_out=(0.03, 0.01, 0.05), p=0.001, count=60, broken=None):
     mean, low, high = held_out
     guard = {"use": use, "before": 0.6, "after": 0.6 + mean, "difference": mean, "interval": [low, high], "p_value": p,
-             "better": 5, "worse": 2, "held_out_documents": 30}
+             "better": 5, "worse": 2, "held_out_documents": 30, "broken": broken}
     differences = [
         {"of": of, "against": against, "mean": d[0], "low": d[1], "high": d[2], "p": 0.5, "queries": count, "better": 4, "worse": 3}
         for of, against, d in (("tuned", "start", judged), ("tuned-fused", "start-fused", fused)) if d
@@ -61,7 +61,9 @@ UP, DOWN, NONE, WIDE = (0.02, 0.01, 0.03), (-0.02, -0.03, -0.01), (0.001, -0.009
     (_summary("start", UP, held_out=DOWN), "Consider the tuned model, though the guard does not", "−3.0 to −1.0, worse) on 30"),
     (_summary("start", DOWN, held_out=DOWN), "Keep the start", "by −2.0 points (−3.0 to −1.0, worse) on 60"),
     (_summary("start", NONE, UP, held_out=DOWN), "Keep the start, unless you add BM25's score", "(+1.0 to +3.0, better) with BM25's"),
-    (_summary("start", UP), "Keep the start, for the tuned model's scores are broken", "on 60 judged queries"),
+    (_summary("start", UP, broken="collapsed"), "Keep the start, for the tuned model's scores have collapsed", "on 60 judged queries"),
+    (_summary("start", UP, held_out=DOWN, broken="not finite"), "Keep the start, for the tuned model's scores are not finite", "on 60"),
+    (_summary("start", DOWN, held_out=NONE), "Keep the start", "on 60 judged queries"),
     (_summary("start", held_out=DOWN), "Keep the start", "on 30 held-out synthetic documents."),
     (_summary(), "Use the tuned model, on synthetic evidence alone", "+3.0 points (95 % interval +1.0 to +5.0, better)"),
     (_summary(p=0.3), "Use the tuned model, but the evidence is weak", "on 30 held-out"),
@@ -71,6 +73,21 @@ def test_one_sentence_says_what_to_use_and_how_sure_that_is(summary, advice, say
     assert sentence.startswith(f"{advice}: the tuned model changes nDCG@10 by ")
     assert says in sentence
     assert re.findall(r"[.!?](?: |$)", sentence) == ["."]
+
+
+@pytest.mark.parametrize("use", ["tuned", "start"])
+@pytest.mark.parametrize("judged", [UP, NONE, WIDE, DOWN])
+@pytest.mark.parametrize("fused", [UP, NONE, WIDE, DOWN, None])
+def test_the_advice_heeds_the_guard_the_judged_queries_and_those_with_bm25s_score(use, judged, fused):
+    summary = _summary(use, judged, fused, held_out=UP if use == "tuned" else DOWN)
+    advice = verdict.sentence(summary, verdict.evidence(summary)).split(":")[0]
+    tuned = judged == UP or (use == "tuned" and judged != DOWN)
+    assert tuned != advice.startswith("Keep the start")
+    assert ("Use" in advice) == (tuned and use == "tuned")
+    assert ("the guard does not" in advice) == (judged == (DOWN if use == "tuned" else UP))
+    assert ("do not count on a gain" in advice) == (use == "tuned" and judged in (NONE, WIDE) and fused != UP)
+    assert ("unless you add BM25's score" in advice) == (not tuned and fused == UP)
+    assert ("without BM25's score" in advice or "not with BM25's score" in advice) == (tuned and fused == DOWN)
 
 
 def test_a_wide_interval_is_never_no_difference():

@@ -101,13 +101,13 @@ def test_the_start_is_named_where_the_tuned_model_is_equal_or_worse(after):
 def test_collapsed_scores_name_the_start_whatever_they_rank():
     verdict = guard(_validation(0.5, 0.5, spread=4.0), _validation(1.0, 1.0, spread=0.01))
     assert verdict.use == "start"
-    assert "collapsed" in verdict.reason
+    assert "collapsed" in verdict.reason and verdict.broken == "collapsed"
 
 
 def test_scores_that_are_no_numbers_name_the_start():
     verdict = guard(_validation(0.5, 0.5), _validation(1.0, 1.0, not_finite=3))
     assert verdict.use == "start"
-    assert "3 of" in verdict.reason
+    assert "3 of" in verdict.reason and verdict.broken == "not finite"
 
 
 def test_models_judged_on_different_documents_are_not_compared():

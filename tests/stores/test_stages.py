@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,6 +163,10 @@ def test_a_model_is_fetched_once_and_again_when_it_changes(out, cache, tmp_path)
     fetching._fetched.cache_clear()
     assert Path(models.resolve(str(out / "model"))) == folder, "another process finds it there"
     assert len(list(folder.parent.iterdir())) == 1, "nothing is left of the fetching"
+    os.utime(folder, (0, 0))
+    assert Path(models.resolve(str(out / "model"))) == folder and folder.stat().st_mtime > 0, "its use is marked"
+    shutil.rmtree(folder)
+    assert (Path(models.resolve(str(out / "model"))) / "model.safetensors").exists(), "in the same process, too"
     (out / "model" / "model.safetensors").upload(tiny_cross_encoder(tmp_path / "two", seed=1) / "model.safetensors")
     fetching._fetched.cache_clear()
     assert models.fingerprint(str(out / "model")) == models.fingerprint(str(tmp_path / "two"))

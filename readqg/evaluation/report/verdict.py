@@ -14,6 +14,19 @@ _OF_NOTE = 0.02
 _FEWEST = 10
 """Below it a bootstrap interval is no guide."""
 _SURE = 0.05
+_BROKEN = {"not finite": "are not finite", "collapsed": "have collapsed"}
+_ADVICE = {
+    # guard, judged: what to do where the tuned model, with BM25's score added to both, is better, neither, worse
+    ("tuned", "better"): ("Use the tuned model", "Use the tuned model", "Use the tuned model, but without BM25's score"),
+    ("tuned", "neither"): ("Use the tuned model, with BM25's score added", "Use the tuned model, but do not count on a gain",
+                           "Use the tuned model, but do not count on a gain, and not with BM25's score"),
+    ("tuned", "worse"): ("Keep the start, though the guard does not, unless you add BM25's score",
+                         "Keep the start, though the guard does not", "Keep the start, though the guard does not"),
+    ("start", "better"): ("Consider the tuned model, though the guard does not", "Consider the tuned model, though the guard does not",
+                          "Consider the tuned model, though the guard does not, but without BM25's score"),
+    ("start", "neither"): ("Keep the start, unless you add BM25's score", "Keep the start", "Keep the start"),
+    ("start", "worse"): ("Keep the start, unless you add BM25's score", "Keep the start", "Keep the start"),
+}
 _MATTERS = (("tuned", "start"), ("tuned-fused", "start-fused"), ("start-fused", "start"))
 
 
@@ -88,27 +101,22 @@ def sentence(summary: Mapping[str, Any], rows: list[Evidence]) -> str:
     if fused:
         said.append(f"by {fused.points} with BM25's score added to both")
     changed = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
-    advice = _advice(summary["guard"]["use"] == "tuned", held_out, judged.reading if judged else None, fused.reading if fused else None)
+    advice = _advice(summary["guard"], held_out, judged.reading if judged else None, fused.reading if fused else None)
     return f"{advice}: the tuned model changes nDCG@10 {changed}."
 
 
-def _advice(for_it: bool, held_out: Evidence, judged: str | None, fused: str | None) -> str:
+def _advice(guard: Mapping[str, Any], held_out: Evidence, judged: str | None, fused: str | None) -> str:
     """The guard's word, and what the judged queries make of it."""
-    if not for_it and held_out.mean > 0:  # better, and yet not to be used
-        return "Keep the start, for the tuned model's scores are broken"
+    broken = guard.get("broken")
+    if broken:
+        return f"Keep the start, for the tuned model's scores {_BROKEN[broken]}"
+    use = guard["use"]
     if judged is None:
         weak = held_out.p > _SURE or held_out.count < _FEWEST
         tuned = f"Use the tuned model, {'but the evidence is weak' if weak else 'on synthetic evidence alone'}"
-        return tuned if for_it else "Keep the start"
-    if judged == "better":
-        if not for_it:
-            return "Consider the tuned model, though the guard does not"
-        return "Use the tuned model" + (", but without BM25's score" if fused == "worse" else "")
-    if judged == "worse":
-        return "Keep the start" + (", though the guard does not" if for_it else "")
-    if for_it:
-        return "Use the tuned model" + (", with BM25's score added" if fused == "better" else ", but do not count on a gain")
-    return "Keep the start" + (", unless you add BM25's score" if fused == "better" else "")
+        return tuned if use == "tuned" else "Keep the start"
+    better, neither, worse = _ADVICE[use, judged if judged in ("better", "worse") else "neither"]
+    return {"better": better, "worse": worse}.get(fused or "", neither)
 
 
 def _row(rows: list[Evidence], of: str) -> Evidence | None:
