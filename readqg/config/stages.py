@@ -231,9 +231,9 @@ class FusionSettings(Settings):
     """Of a re-ranker's scores with BM25's, both standardised over a query's candidates."""
 
     weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["learned"] = 0.5
-    """Of BM25's side; the re-ranker's has 1. `learned`: the one that the re-ranker's folder carries, chosen on its held-out synthetic
-    documents. There the scores are standardised over a query's own document and BM25's first 20, here over `retrieve.top_k` candidates,
-    of which most are far from relevant: the deeper the candidates, the less the weight fits them."""
+    """Of BM25's side, 0 or more; the re-ranker's has 1. `learned`: the one that the re-ranker's folder carries, chosen on its held-out
+    synthetic documents. There the scores are standardised over a query's own document and BM25's first 20, here over `retrieve.top_k`
+    candidates, of which most are far from relevant: the deeper the candidates, the less the weight fits them."""
 
 
 class FuseConfig(FusionSettings):
