@@ -20,10 +20,9 @@ from readqg.corpus import Documents
 from readqg.crossencoder import CrossEncoderScorer
 from readqg.errors import ConfigError
 from readqg.evaluation.encoder import BiEncoder
-from readqg.fusion import write_weights
 from readqg.reranker.card import write_model
 from readqg.reranker.sampling import Examples, Filters, read_examples
-from readqg.reranker.selection import HeldOut, guard
+from readqg.reranker.selection import HeldOut, guard, write_learned_weights
 from readqg.reranker.training import open_queries
 from readqg.shards import OutputFolder
 from readqg.tokenizing import load_tokenizer
@@ -48,12 +47,10 @@ def train_baseline(config: TrainRerankerConfig, mining: MiningSettings) -> dict[
     made = folder.tmp / "model"
     made.mkdir(parents=True)
     write_model(model, load_tokenizer(models.resolve(config.start)), made)
-    triples = [held_out.triple(row, epoch=0) for row in range(len(held_out))]
-    judged = HeldOut.search({t.doc_id: t.positive for t in triples}, documents)
+    judged = HeldOut.search(held_out.own_queries(), documents)
     before, after = (judged.judge(_scorer(name, config).score(judged.pairs)) for name in (models.resolve(config.start), str(made)))
     guard(before, after).write(made, config.start)
-    if before.fusion_weight is not None and after.fusion_weight is not None:
-        write_weights(made, after.fusion_weight, before.fusion_weight, len(after.ndcg))
+    write_learned_weights(made, before, after)
     return folder.commit_files(made, {**counts, "labelled_pairs": pairs, "queries": len(trained.positives)})
 
 

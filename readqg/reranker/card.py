@@ -12,9 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from transformers import PreTrainedTokenizerBase
 
 from readqg.config import TrainRerankerConfig
-from readqg.fusion import write_weights
 from readqg.places import place_of
-from readqg.reranker.selection import Verdict, best_validation
+from readqg.reranker.selection import Verdict, best_validation, write_learned_weights
 
 LOG_FILE = "training_log.jsonl"
 _IDENTITY = "torch.nn.modules.linear.Identity"
@@ -39,8 +38,7 @@ def write_documents(
     (folder / "README.md").write_text(model_card(config, verdict, counts, steps))
     verdict.write(folder, config.start)
     before, best, _ = best_validation(log)
-    if before.fusion_weight is not None and best.fusion_weight is not None:
-        write_weights(folder, best.fusion_weight, before.fusion_weight, len(best.ndcg))
+    write_learned_weights(folder, before, best)
     (folder / LOG_FILE).write_text("".join(json.dumps(line) + "\n" for line in log))
 
 

@@ -96,6 +96,10 @@ class Examples:
                              "has changed while it was read. Give the command again.")
         return Triple(positive["doc_id"], positive["query"], negative["query"], found)
 
+    def own_queries(self) -> dict[str, str]:
+        """doc_id -> the first positive, of all."""
+        return {t.doc_id: t.positive for t in (self.triple(document, epoch=0) for document in range(len(self)))}
+
     def only(self, documents: np.ndarray) -> Examples:
         """Some of the documents, by their numbers, in the order given."""
         sizes = self.first[documents + 1] - self.first[documents]

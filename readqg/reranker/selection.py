@@ -19,7 +19,7 @@ import numpy as np
 
 from readqg.corpus import Documents
 from readqg.errors import InputError
-from readqg.fusion import best_weight
+from readqg.fusion import best_weight, write_weights
 from readqg.places import Place, place_of
 from readqg.retrieval import bm25_run
 from readqg.runs import ranked
@@ -127,6 +127,12 @@ class Validation:
 
 
 Broken = Literal["not finite", "collapsed"]
+
+
+def write_learned_weights(folder: Path, before: Validation, after: Validation) -> None:
+    """The weights of BM25 beside the start and beside the trained model, into its folder, where both were learned."""
+    if before.fusion_weight is not None and after.fusion_weight is not None:
+        write_weights(folder, after.fusion_weight, before.fusion_weight, len(after.ndcg))
 
 
 @dataclass(frozen=True)

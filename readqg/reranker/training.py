@@ -157,9 +157,7 @@ class RerankerTraining(TrainStage):
 
     @cached_property
     def _held_out(self) -> tuple[HeldOut, EncodedPairs]:
-        examples = self._held_out_examples
-        triples = [examples.triple(row, epoch=0) for row in range(len(examples))]
-        held_out = HeldOut.search({t.doc_id: t.positive for t in triples}, self.documents)
+        held_out = HeldOut.search(self._held_out_examples.own_queries(), self.documents)
         return held_out, self._scorer.tokenize(held_out.pairs)
 
     def build(self) -> Any:
