@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import operator
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -235,6 +236,9 @@ def _parse(name: str, cls: type[config.Settings], shared: argparse.Namespace, re
     try:
         with contextlib.redirect_stderr(errors):
             parsed = tyro.cli(cls, default=default, args=rest, prog=f"readqg {name}", description=about)
+    except BrokenPipeError:  # `--help | head`: tyro prints without looking
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except SystemExit as stop:
         sys.stderr.write(errors.getvalue())
         if not stop.code:

@@ -1,6 +1,7 @@
 """The command line: help, layers, dry run, errors, exit codes."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,16 @@ def test_every_command_has_help(capsys, name):
     code, out, _ = run(capsys, name, "--help")
     assert code == 0
     assert cli.api_doc(name).split()[0] in out
+
+
+def test_a_reader_that_leaves_early_is_no_traceback():
+    """`readqg --help | head` and the like."""
+    for words in ([], ["generate", "--help"]):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([sys.executable, "-m", "readqg.cli", *words], stdout=write, stderr=subprocess.PIPE, text=True)
+        os.close(write)
+        assert done.returncode == 1 and done.stderr == ""
 
 
 def test_an_unknown_command_names_those_there_are(capsys):

@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from readqg import cli
-from tests.builders import tiny_cross_encoder, tiny_llama
+from tests.builders import tiny_bi_encoder, tiny_cross_encoder, tiny_llama
 from tests.experiment.test_experiment import write as write_matrix
 from tests.test_pipeline import place  # noqa: F401  (a fixture)
 
@@ -230,6 +230,11 @@ def test_every_script_runs_as_a_job(cluster, place, tmp_path):  # noqa: F811
         "train-generator": ["--pairs", o / "pairs", "--backbone", llama, "--out", o / "prompts", *small],
         "generate": ["--documents", corpus / "documents", "--prompts", o / "prompts", "--backbone", llama, "--out", o / "queries",
                      "--document-tokens", "16", "--max-new-tokens", "6", "--compute.max-error-share", "0.9"],
+        "coverage": ["--documents", corpus / "documents", "--encoder", tiny_bi_encoder(o / "bi-encoder"), "--max-documents", "4",
+                     "--max-length", "48", "--out", o / "chosen"],
+        "select": ["--queries", o / "queries", "--like", place / "corpus", "--out", o / "selected"],
+        "ratio": ["--queries", o / "queries", "--documents", corpus / "documents", "--prompts", o / "prompts", "--backbone", llama,
+                  "--document-tokens", "16", "--query-tokens", "8", "--out", o / "ratios"],
         "round-trip": ["--queries", o / "queries", "--documents", corpus / "documents", "--out", o / "back"],
         "import-queries": ["--source", elsewhere, "--documents", corpus / "documents", "--out", o / "imported"],
         "export": ["--queries", o / "queries", "--documents", corpus / "documents", "--format", "pairs", "--out", o / "exported"],
