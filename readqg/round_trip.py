@@ -10,41 +10,28 @@ import pyarrow as pa
 
 from readqg.config import RetrieveSettings, RoundTripConfig
 from readqg.corpus import Documents
-from readqg.corpus.generated import QUERIES
+from readqg.query_rows import QueryRowsStage
 from readqg.retrieval import Bm25
-from readqg.shards import open_input
-from readqg.stage import ShardStage
 
 _ADDED = pa.schema([("rank", pa.int32()), ("found", pa.list_(pa.string()))])
 
 
-class RoundTripStage(ShardStage):
+class RoundTripStage(QueryRowsStage):
     """The rows of a queries folder, all its columns, each with `rank`: the place of its own document, from 1, null where that is not
     among the first `top_k`; and `found`: the other documents among them, best first. Rows with an error, or an empty query, have
     neither."""
 
     name = "round-trip"
-    key = ("doc_id",)
     needs_model = False
 
     def __init__(self, config: RoundTripConfig) -> None:
         """Raises `InputError` where queries or documents cannot be read."""
+        super().__init__(config.queries, config.shard_rows, _ADDED)
         self.config = config
-        self.queries = open_input(config.queries, tuple(QUERIES.names))
         self.documents = Documents.open(config.documents)
-        self._columns = [name for name in self.queries.schema.names if name not in _ADDED.names]
-        self.schema = pa.schema([*(self.queries.schema.field(name) for name in self._columns), *_ADDED])
-
-    @property
-    def total(self) -> int:
-        return max(1, -(-self.queries.rows // self.config.shard_rows))
 
     def inputs(self) -> dict[str, str]:
-        return {"queries": self.queries.fingerprint, "documents": self.documents.fingerprint}
-
-    def read(self, index: int) -> pa.Table:
-        first = index * self.config.shard_rows
-        return self.queries.read(first, min(first + self.config.shard_rows, self.queries.rows), self._columns)
+        return {**super().inputs(), "documents": self.documents.fingerprint}
 
     def load(self) -> None:
         self._index = Bm25(self.documents, RetrieveSettings(top_k=self.config.top_k))

@@ -17,9 +17,9 @@ from readqg.config import SelectConfig
 from readqg.corpus import input_fingerprint, read_texts
 from readqg.errors import InputError
 from readqg.places import place_of
+from readqg.query_rows import QueryRowsStage
 from readqg.random_rows import in_order
-from readqg.shards import open_input, sha256_file, stable_hash
-from readqg.stage import ShardStage
+from readqg.shards import sha256_file, stable_hash
 
 COLUMNS = ("doc_id", "relevance", "sample", "query", "error")
 _LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 13, 17, 24)
@@ -61,33 +61,27 @@ def distance(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.abs(first - second).sum() / 2)
 
 
-class SelectStage(ShardStage):
+class SelectStage(QueryRowsStage):
     """The rows of a queries folder that are kept, with all their columns: one a (document, relevance). Where all have an error or an
     empty query, the first stays and says so.
 
     Raises `InputError` where either side cannot be read, or there are no real queries."""
 
     name = "select"
-    key = ("doc_id",)
     needs_model = False
 
     def __init__(self, config: SelectConfig) -> None:
+        super().__init__(config.queries, config.shard_rows, pa.schema([]), COLUMNS)
         self.config = config
-        self.queries = open_input(config.queries, COLUMNS)
-        self.schema = self.queries.schema
         real = _real(config.like)
         self._target = np.bincount([form(query) for query in real], minlength=FORMS) / len(real)
 
-    @property
-    def total(self) -> int:
-        return max(1, -(-self.queries.rows // self.config.shard_rows))
-
     def inputs(self) -> dict[str, str]:
-        return {"queries": self.queries.fingerprint, "like": _fingerprint(self.config.like)}
+        return {**super().inputs(), "like": _fingerprint(self.config.like)}
 
     def read(self, index: int) -> pa.Table:
+        rows = super().read(index)
         first = index * self.config.shard_rows
-        rows = self.queries.read(first, first + self.config.shard_rows)
         return rows.append_column("_kept", pa.array(self._kept[first:first + rows.num_rows]))
 
     def load(self) -> None:

@@ -16,15 +16,13 @@ from readqg import devices, models, sample
 from readqg.batching import run_batches
 from readqg.config import RatioConfig
 from readqg.corpus import Documents
-from readqg.corpus.generated import QUERIES
 from readqg.errors import ModelError
 from readqg.generator.backbone import Backbone
 from readqg.generator.losses import IGNORED
 from readqg.generator.model import Generator, padded
 from readqg.generator.prompts import SoftPrompt, files_fingerprint
 from readqg.places import place_of
-from readqg.shards import open_input
-from readqg.stage import ShardStage
+from readqg.query_rows import QueryRowsStage
 
 RATIO = "ratio"
 _RELEVANCES = (1.0, 0.0)
@@ -45,7 +43,7 @@ def log_ratios(
     return [[next(found) for _ in own] for own in queries]
 
 
-class RatioStage(ShardStage):
+class RatioStage(QueryRowsStage):
     """The rows of a queries folder, all its columns, with `ratio`: null where there is no query, or, with an `error`, where it is not
     finite.
 
@@ -53,11 +51,10 @@ class RatioStage(ShardStage):
     that know no relevance."""
 
     name = "ratio"
-    key = ("doc_id",)
 
     def __init__(self, config: RatioConfig) -> None:
+        super().__init__(config.queries, config.shard_rows, pa.schema([(RATIO, pa.float32())]))
         self.config = config
-        self.queries = open_input(config.queries, tuple(QUERIES.names))
         self.documents = Documents.open(config.documents)
         self.prompts = str(place_of(config.prompts or sample.prompts_folder()).absolute())
         prompts = SoftPrompt.load(self.prompts)
@@ -66,22 +63,12 @@ class RatioStage(ShardStage):
                              "as at r = 0. Give prompts that were trained.")
         self.backbone = config.backbone or prompts.facts.base_model
         prompts.check_fits(Backbone.load(self.backbone, device="meta"))
-        self._columns = [name for name in self.queries.schema.names if name != RATIO]
-        self.schema = pa.schema([*(self.queries.schema.field(name) for name in self._columns), (RATIO, pa.float32())])
-
-    @property
-    def total(self) -> int:
-        return max(1, -(-self.queries.rows // self.config.shard_rows))
 
     def inputs(self) -> dict[str, str]:
-        return {"queries": self.queries.fingerprint, "documents": self.documents.fingerprint}
+        return {**super().inputs(), "documents": self.documents.fingerprint}
 
     def models(self) -> dict[str, str]:
         return {"backbone": models.fingerprint(self.backbone), "prompts": files_fingerprint(self.prompts)}
-
-    def read(self, index: int) -> pa.Table:
-        first = index * self.config.shard_rows
-        return self.queries.read(first, first + self.config.shard_rows, self._columns)
 
     def load(self) -> None:
         devices.set_threads(self.config.compute)
