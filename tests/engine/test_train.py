@@ -11,6 +11,7 @@ from readqg.engine import train
 from readqg.engine.training_loop import _trouble
 from readqg.errors import FolderError, RunError
 from readqg.shards import verify
+from tests.engine.scalars import scalars
 from tests.engine.toys import Line, LineConfig
 
 pytestmark = pytest.mark.usefixtures("ray_here")
@@ -29,6 +30,9 @@ def test_training_learns_and_keeps_the_best_weights(unbroken):
     assert scores[-1] > scores[0] + 1
     assert [line["step"] for line in log if "loss" in line] == list(range(1, 31))
     assert verify(unbroken) == []
+    shown = scalars(unbroken / "_tensorboard")
+    assert shown["loss"] == pytest.approx({line["step"]: line["loss"] for line in log if "loss" in line})
+    assert shown["validation/score"] == pytest.approx({line["step"]: line["validation"]["score"] for line in log if "validation" in line})
     assert not (unbroken / "_train").exists(), "checkpoints are for going on alone"
 
 
@@ -39,6 +43,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_weights(unbroke
     assert (tmp_path / "out" / "line.safetensors").read_bytes() == (unbroken / "line.safetensors").read_bytes()
     log = json.loads((tmp_path / "out" / "log.json").read_text())
     assert [line["step"] for line in log if "loss" in line] == list(range(1, 31)), "each step is logged once"
+    assert scalars(tmp_path / "out" / "_tensorboard") == scalars(unbroken / "_tensorboard")
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_with_what_to_change(tmp_path):
