@@ -127,6 +127,8 @@ def test_all_odd_columns_are_said_at_once_with_the_flags_to_use(tmp_path):
     assert "perhaps --id-field 'Document ID' --text-field Body (in `readqg run`: --documents.id-field" in str(error.value)
     summary = do(tmp_path / "corpus.csv", tmp_path / "out", id_field="Document ID", text_field="Body")
     assert "its columns: Document ID, Headline, Body, Year. Name one with --title-field, perhaps Headline." in summary.warnings[0]
+    (tmp_path / "untitled.csv").write_text("_id,title,text\na,,some text\n")
+    assert do(tmp_path / "untitled.csv", tmp_path / "untitled").warnings[0].endswith("no document has a title (field 'title').")
 
 
 def test_a_table_without_ids_is_numbered_by_its_lines(tmp_path):

@@ -209,7 +209,7 @@ def _add(summary: ImportSummary, scan: _Scan, config: ImportConfig, rejects_file
         summary.empty_documents, summary.titled_documents = len(notes.empty), notes.titled
         summary.text_files = scan.lines if scan.source.of_files else 0
         if not notes.titled:
-            say(f"{name}: no document has a title (field {config.title_field!r}){title_hint(scan.source.columns())}.")
+            say(f"{name}: no document has a title (field {config.title_field!r}){title_hint(config.title_field, scan.source.columns())}.")
 
 
 def _strangers(scans: dict[str, _Scan]) -> list[str]:

@@ -21,9 +21,9 @@ def explain_columns(absent: Mapping[str, Sequence[str]], found: Sequence[str], n
             f"(in `readqg run`: --documents.{next(iter(absent))}-field; the first line must hold the names).{no_ids}")
 
 
-def title_hint(found: Sequence[str] | None) -> str:
-    """What to add where a table's rows have no title; nothing where the rows have no common columns."""
-    if not found:
+def title_hint(field: str, found: Sequence[str] | None) -> str:
+    """What to add where a table's rows have no title in `field`; nothing where that column is there, or the rows have no common ones."""
+    if not found or field in found:
         return ""
     guessed = guess("title", found)
     return f"; its columns: {', '.join(found)}. Name one with --title-field{f', perhaps {_shown(guessed)}' if guessed else ''}"

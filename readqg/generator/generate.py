@@ -58,11 +58,11 @@ class GenerateStage(ShardStage):
 
     def prepare(self, table: pa.Table) -> pa.Table:
         """Adds `_ids`: the tokens of title + " " + text, cut to `document_tokens`; none for a document without text."""
+        texts = [document_text(title or "", text or "") for title, text in
+                 zip(table["title"].to_pylist(), table["text"].to_pylist(), strict=True)]
         tokenizer = _tokenizer(models.resolve(self.backbone))
-        ids = []
-        for title, text in zip(table["title"].to_pylist(), table["text"].to_pylist(), strict=True):
-            whole = tokenizer(document_text(title or "", text or ""), add_special_tokens=False, verbose=False)["input_ids"]
-            ids.append(whole[: self.config.document_tokens])
+        whole = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        ids = [row[: self.config.document_tokens] for row in whole]
         return table.append_column("_ids", pa.array(ids, pa.list_(pa.int32())))
 
     def load(self) -> None:

@@ -34,7 +34,7 @@ class Rates:
         """(seconds of work on one worker, seconds that more workers do not shorten)."""
         if work.stage == "import":
             return work.units / self.import_documents_per_s, 0.0
-        if work.stage == "retrieve":
+        if work.stage in ("retrieve", "round-trip"):
             search_s = work.units * (1 / self.search_queries_per_s + documents / _SEARCHED_PER_S)
             return 0.0, documents / self.import_documents_per_s + search_s
         seconds = work.generated / self.generate_tokens_per_s + work.scored / self.score_tokens_per_s
@@ -135,7 +135,7 @@ def estimate(work: Work, documents: int, machine: Machine, checkpoint_steps: int
     Training stands still on one node's loss, goes back half a checkpoint interval on average, and waits. With failures at
     rate f a node-hour, each costing c hours, the time becomes T / (1 - f c): the failures during the time lost count too."""
     shared, fixed = machine.rates.seconds(work, documents)
-    parallel = 1 if work.stage in ("train", "retrieve", "import") else min(machine.workers, work.shards)
+    parallel = 1 if work.stage in ("train", "retrieve", "round-trip", "import") else min(machine.workers, work.shards)
     # The last shards end together only on average: half a shard of waiting.
     seconds = shared / parallel + fixed + (shared / work.shards / 2 if parallel > 1 else 0.0)
     kept = min(1.0, checkpoint_steps / max(work.units, 1)) if work.stage == "train" else 1 / work.shards

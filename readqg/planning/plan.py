@@ -17,7 +17,7 @@ from readqg import sample
 from readqg.config import PlanConfig
 from readqg.planning.calibrate import Calibration, calibrate
 from readqg.planning.machine import ACCELERATORS, Estimate, Machine, Rates, assumed_rates, estimate
-from readqg.planning.work import Corpus, total_disk, work_of
+from readqg.planning.work import Corpus, not_counted, total_disk, work_of
 from readqg.progress import duration
 
 _GIB = 1024**3
@@ -104,6 +104,7 @@ def _summary(corpus: Corpus, config: PlanConfig, found: Calibration, machine: Ma
                 "dollars": stage.dollars, "grows_with": stage.work.grows_with,
             } for stage in stages
         },
+        "not_counted": not_counted(config),
         "total": _total(stages),
         "if_larger": {f"{times}x documents": total for times, total in growth.items()},
     }
@@ -116,10 +117,10 @@ def _memory(stage: Estimate, corpus: Corpus, config: PlanConfig, found: Calibrat
     match stage.work.stage:
         case "import":
             return _PROCESS_BYTES + ids
-        case "retrieve":
+        case "retrieve" | "round-trip":
             # An index of two float and integer arrays, an entry for every distinct term of a document, and its text once.
             return _PROCESS_BYTES + ids + corpus.documents * (0.6 * terms * 8 + corpus.text_bytes)
-        case "generate":
+        case "generate" | "ratio":
             return _PROCESS_BYTES + ids + 4 * found.generator_parameters * 1.3 + config.generate.batch_tokens * 40_000
         case "train":
             return _PROCESS_BYTES + ids + 4 * found.scorer_bytes + 1.0 * _GIB  # weights, gradients, two moments; activations
@@ -148,6 +149,8 @@ def _print(summary: dict[str, Any]) -> None:
     table.add_section()
     table.add_row("all", "", "", _hours(total["expected_hours"]), "", f"{total['disk_gib']:.2f}", f"${total['dollars']:,.0f}")
     console.print(table)
+    if summary["not_counted"]:
+        console.print(f"  not counted: {', '.join(summary['not_counted'])}", highlight=False)
     grows = "; ".join(f"{name} with {stage['grows_with']}" for name, stage in summary["stages"].items())
     console.print(f"  grows: {grows}", highlight=False)
     if machine["failures_per_node_hour"]:

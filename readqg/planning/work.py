@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from readqg.config import RunConfig
+from readqg.config import LabelConfig, RunConfig
 from readqg.reranker.selection import CANDIDATES
 
 _QUERY_ROW_BYTES = 90  # a generated query in compressed Parquet
 _RUN_ROW_BYTES = 24
 _ADAM_COPIES = 3  # a checkpoint holds the weights and two moments
 _SPECIAL_TOKENS = 3
+_LABEL_ROWS = LabelConfig.model_fields["shard_rows"].default
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,23 @@ def work_of(corpus: Corpus, config: RunConfig, model_bytes: float, label_pairs: 
         stages.append(Work("retrieve", corpus.queries, "queries", "queries x documents",
                            disk_bytes=corpus.queries * config.retrieve.top_k * _RUN_ROW_BYTES,
                            shards=-(-corpus.queries // config.retrieve.shard_queries)))
-    stages += [_generate(corpus, config), _train(corpus, config, model_bytes)]
+    stages.append(_generate(corpus, config))
+    if config.reranker.needs_round_trip:
+        queries = queries_written(corpus, config)
+        stages.append(Work("round-trip", queries, "queries", "documents squared", shards=-(-queries // config.round_trip.shard_rows),
+                           disk_bytes=queries * config.round_trip.top_k * _RUN_ROW_BYTES))
+    if config.reranker.needs_ratio:
+        stages.append(_ratio(corpus, config))
+    stages.append(_train(corpus, config, model_bytes))
     if corpus.queries:
         stages.append(_rank(corpus, config))
     return stages
+
+
+def not_counted(config: RunConfig) -> list[str]:
+    """Stages that the settings ask for and `work_of` leaves out."""
+    asked = {"coverage": config.sampling == "coverage", "select": config.queries_like is not None, "quality": config.quality is not None}
+    return [stage for stage, wanted in asked.items() if wanted]
 
 
 def written_for(corpus: Corpus, config: RunConfig) -> int:
@@ -86,17 +100,28 @@ def written_for(corpus: Corpus, config: RunConfig) -> int:
     return min(corpus.documents, config.max_documents or corpus.documents)
 
 
+def queries_written(corpus: Corpus, config: RunConfig) -> int:
+    return written_for(corpus, config) * len(config.generate.relevances) * config.generate.samples
+
+
 def _label(corpus: Corpus, config: RunConfig, pairs: int) -> Work:
     tokens = pairs * corpus.pair_tokens(config.rank.max_length)
-    return Work("label", pairs, "pairs", "pairs", scored=tokens, disk_bytes=pairs * _RUN_ROW_BYTES, shards=-(-pairs // 8192))
+    return Work("label", pairs, "pairs", "pairs", scored=tokens, disk_bytes=pairs * _RUN_ROW_BYTES, shards=-(-pairs // _LABEL_ROWS))
 
 
 def _generate(corpus: Corpus, config: RunConfig) -> Work:
-    documents = written_for(corpus, config)
-    queries = documents * len(config.generate.relevances) * config.generate.samples
+    documents, queries = written_for(corpus, config), queries_written(corpus, config)
     each = corpus.prompt_tokens + corpus.mean_tokens(config.generate.document_tokens) + corpus.written_tokens
     return Work("generate", queries, "queries", "documents", generated=queries * each, disk_bytes=queries * _QUERY_ROW_BYTES,
                 shards=-(-documents // config.generate.shard_rows))
+
+
+def _ratio(corpus: Corpus, config: RunConfig) -> Work:
+    queries = queries_written(corpus, config)
+    # At r = 1 and at r = 0; the queries of a document share its reading.
+    documents = written_for(corpus, config) * (corpus.prompt_tokens + corpus.mean_tokens(config.generate.document_tokens))
+    return Work("ratio", queries, "queries", "documents", generated=2 * (documents + queries * corpus.written_tokens),
+                disk_bytes=queries * _QUERY_ROW_BYTES, shards=-(-queries // config.ratio.shard_rows))
 
 
 def _train(corpus: Corpus, config: RunConfig, model_bytes: float) -> Work:

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import StoppingCriteriaList, T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from readqg import devices, sample
@@ -49,10 +49,9 @@ def main() -> None:
         writer.write([(str(i), row) for i, row in enumerate(ids)])
 
     size = min(args.batches, key=lambda n: seconds(lambda: _plain(generator, by_length[: args.warm], n, args.max_new_tokens)))
-    ours_tokens = [query.n_tokens for query in writer.write([(str(i), row) for i, row in enumerate(ids)])]
+    own = [(query.text, query.n_tokens) for query in writer.write([(str(i), row) for i, row in enumerate(ids)])]
     theirs = _plain(generator, rows, 32, args.max_new_tokens)
-    same = sum(a == b for a, b in zip(ours_tokens, theirs, strict=True))
-    print(f"{same} of {len(theirs)} queries end at the same token")
+    print(f"{sum(a == b for a, b in zip(own, theirs, strict=True))} of {len(theirs)} queries have the same text and number of tokens")
     paired("batch 32, unsorted", lambda: _plain(generator, rows, 32, args.max_new_tokens), ours, args.runs)
     paired(f"sorted, batch {size}", lambda: _plain(generator, by_length, size, args.max_new_tokens), ours, args.runs)
 
@@ -78,22 +77,26 @@ def shaped_like_flan_t5() -> Path:
 
 
 @torch.inference_mode()
-def _plain(generator: Generator, rows: Rows, size: int, max_new_tokens: int) -> list[int]:
-    """Tokens of each query, by the library's own decoding in batches of `size`."""
-    lm, lengths = generator.backbone.lm, []
-    ends = QueryEnds(generator.tokenizer, [generator.backbone.end_id], generator.kind == "decoder-only", generator.device)
+def _plain(generator: Generator, rows: Rows, size: int, max_new_tokens: int) -> list[tuple[str, int]]:
+    """Text and number of tokens of each query, by the library's own decoding in batches of `size`. A row goes on until its query ends
+    as ours does, its batch until all rows have."""
+    lm, queries, ends_lines = generator.backbone.lm, [], generator.kind == "decoder-only"
+    ends = QueryEnds(generator.tokenizer, [generator.backbone.end_id], ends_lines, generator.device)
     for start in range(0, len(rows), size):
         batch = rows[start:start + size]
         ids, mask = padded([row for row, _ in batch], 0)
         embeddings, mask = generator.embed_documents(ids, mask, torch.tensor([r for _, r in batch]))
-        how = {"max_new_tokens": max_new_tokens, "do_sample": False, "attention_mask": mask, "pad_token_id": generator.backbone.end_id}
+        how = {"max_new_tokens": max_new_tokens, "do_sample": False, "attention_mask": mask, "pad_token_id": generator.backbone.end_id,
+               "stopping_criteria": StoppingCriteriaList([ends])}
         if generator.kind == "encoder-decoder":
             memory = lm.get_encoder()(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
             tokens = lm.generate(encoder_outputs=BaseModelOutput(last_hidden_state=memory), **how)[:, 1:]
         else:
             tokens = lm.generate(inputs_embeds=embeddings, **how)
-        lengths += ends.lengths(tokens).tolist()
-    return lengths
+        for row, length in zip(tokens.tolist(), ends.lengths(tokens).tolist(), strict=True):
+            text = generator.tokenizer.decode(row[:length], skip_special_tokens=True).strip()
+            queries.append((" ".join((text.partition("\n")[0] if ends_lines else text).split()), length))
+    return queries
 
 
 def _args() -> argparse.Namespace:

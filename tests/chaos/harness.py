@@ -25,7 +25,7 @@ from readqg.shards.attempts import process_start
 TARGETS = ("worker", "worker", "driver", "raylet")
 _END_WITHIN_S = 1800.0
 _GONE_WITHIN_S = 300.0  # a worker that is importing libraries, at Ray's low priority on a busy machine, is slow to see that it is alone
-_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # a raylet's; they look after it once a minute and touch no output
+_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # a raylet's: it ends with them, they look after it once a minute
 _POLL_S = 0.1
 
 
@@ -61,7 +61,7 @@ class Command:
         titles = self._descendants()
         if kind == "raylet":
             return [pid for pid, title in titles.items() if "/raylet/raylet " in title]
-        return [pid for pid, title in titles.items() if title.startswith("ray::") and not title.startswith("ray::IDLE")]
+        return [pid for pid, title in titles.items() if title.startswith("ray::") and not title.startswith(("ray::IDLE", *_AGENTS))]
 
     def kill(self, kind: str, draw: random.Random) -> bool:
         """SIGKILL one process of a kind; False where there is none just now."""

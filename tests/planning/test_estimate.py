@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from readqg.config import RunConfig, make
 from readqg.errors import InputError
 from readqg.planning.machine import ACCELERATORS, Machine, Rates, assumed_rates, estimate
-from readqg.planning.work import Corpus, Work, work_of
+from readqg.planning.work import Corpus, Work, not_counted, work_of
 
 RATES = Rates(1000.0, 2000.0, 500.0, 1e4, 100.0, 0.0, 10.0, "a test")
 
@@ -56,6 +56,17 @@ def test_ranking_reads_the_pairs_of_the_start_and_of_the_tuned_model():
 
 def test_labelling_stands_first_where_it_is_asked_for():
     assert work_of(corpus(), RunConfig(), 1e8, label_pairs=10)[0].stage == "label"
+
+
+def test_what_training_asks_of_the_queries_is_counted_and_what_is_not_is_named():
+    config = make(RunConfig, {"reranker": {"round_trip": 10, "ratio_min": 0.0}, "quality": {}})
+    assert [work.stage for work in work_of(corpus(), config, 1e8)] == [
+        "import", "retrieve", "generate", "round-trip", "ratio", "train", "rank"]
+    assert not_counted(config) == ["quality"] and not_counted(RunConfig()) == []
+    large = corpus(documents=8_800_000)
+    hours = estimate(stage("round-trip", large, config), large.documents, Machine("m", RATES, workers=8), 100).hours
+    assert hours > 17_600_000 * large.documents / 1e8 / 3600, "one process asks every query of every document"
+    assert stage("ratio", config=config).generated == pytest.approx(2 * (1000 * (15 + 200) + 2000 * 12))
 
 
 @given(st.integers(1, 64), st.floats(0, 0.5), st.integers(1, 500))
