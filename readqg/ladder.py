@@ -5,11 +5,15 @@ compute it alike, each with its own count.
 | --- | --- |
 | none | the whole shard |
 | one | the whole shard, at half the token budget if the kernel has killed for want of memory since |
-| two or more | row by row, the row in hand noted first; a row noted at two deaths gets an `error`, its neighbours are done |
+| two | row by row, the row in hand noted first; a row noted at two deaths gets an `error`, its neighbours are done |
+| one more, as a whole after its rows | the whole shard, at half the token budget |
+| one more at that | row by row, and that is kept |
 
 After a row by row pass in which no row was given up, and with no sign that memory was short, the shard is done once more as a
 whole, and that is what counts: the last digits of a score depend on what shares its batch, and whoever was killed from outside must
-not show in the output. If that kills a worker too, the rows done alone are kept.
+not show in the output. So half the budget comes after that, not before: Ray's own memory monitor kills before the kernel does and
+leaves no sign here, and only a shard whose rows can all be done, but not together, is likely to be too large. It gets smaller batches
+then whatever the kernel says. Rows that mean something only together are done whole at every try, from the fourth at half the budget.
 """
 
 from __future__ import annotations
@@ -21,12 +25,13 @@ from typing import Any
 import pyarrow as pa
 
 from readqg.errors import RunError
-from readqg.shards.attempts import WHOLE, Attempt, described, oom_kills
+from readqg.shards.attempts import HALVED, WHOLE, Attempt, described, oom_kills
 from readqg.stage import ShardResult, ShardStage, compute_rows, compute_shard, prepare_rows, prepare_shard
 from readqg.trying import trying
 
 MOST_DEATHS = 9
-"""Of one shard in one driver run: two to come to single rows, two for each of three rows, one more."""
+"""Of one shard in one driver run: two to come to single rows, two for each of three rows, one more. (Or two, one whole after its
+rows, one at half the budget.)"""
 
 
 def check_bound(stage: ShardStage, attempt: Attempt) -> None:
@@ -53,16 +58,20 @@ def compute_carefully(stage: ShardStage, table: pa.Table, attempt: Attempt) -> S
     """`compute_shard`, with as much care as the shard's earlier tries advise; the metrics say how many `tries` it took."""
     deaths = attempt.deaths
     short = any(map(_short_of_memory, deaths))
-    with trying(0.5 if short else 1.0, attempt.alive):
-        result = _compute(stage, table, attempt, short)
+    too_large = _too_large(stage, attempt)
+    with trying(0.5 if short or too_large else 1.0, attempt.alive):
+        result = _compute(stage, table, attempt, short, too_large)
     result.metrics["tries"] = len(deaths) + 1
-    if short:
+    if short or too_large:
         result.counts["halvings"] = result.counts.get("halvings", 0) + 1
     return result
 
 
-def _compute(stage: ShardStage, table: pa.Table, attempt: Attempt, short: bool) -> ShardResult:
+def _compute(stage: ShardStage, table: pa.Table, attempt: Attempt, short: bool, too_large: bool) -> ShardResult:
     if len(attempt.deaths) < 2 or not stage.independent_rows:
+        return compute_shard(stage, table)
+    if too_large:
+        attempt.note(HALVED)
         return compute_shard(stage, table)
     given_up = _given_up(attempt)
     result = compute_rows(stage, table, given_up, attempt.note)
@@ -70,6 +79,14 @@ def _compute(stage: ShardStage, table: pa.Table, attempt: Attempt, short: bool) 
         return result
     attempt.note(WHOLE)
     return compute_shard(stage, table)
+
+
+def _too_large(stage: ShardStage, attempt: Attempt) -> bool:
+    """Whether it has killed a third worker as a whole, which half the budget has not been tried against."""
+    if not stage.independent_rows:
+        return len(attempt.deaths) >= 3
+    noted = _noted(attempt)
+    return WHOLE in noted and HALVED not in noted
 
 
 def _noted(attempt: Attempt) -> Counter[int]:

@@ -106,14 +106,24 @@ def test_kills_from_outside_do_not_show_in_what_comes_out(folder, times):
 
 def test_a_shard_that_kills_only_as_a_whole_is_done_row_by_row(folder):
     result, number = tries(Fragile(lambda rows: len(rows) > 1), folder)
-    assert number == 4, "twice whole, once whole after its rows, then its rows alone"
+    assert number == 5, "twice whole, once whole after its rows, once at half the budget, then its rows alone"
     assert result.table["together"].to_pylist() == [1, 1, 1]
-    assert result.errors == 0
+    assert result.table["share"].to_pylist() == [1.0] * 3
+    assert (result.errors, result.counts) == (0, {})
+
+
+def test_a_shard_too_large_for_memory_is_done_at_half_the_budget_whoever_killed(folder):
+    result, number = tries(Fragile(lambda rows: len(rows) > 1 and batch_share() == 1.0), folder)
+    assert number == 4, "twice whole, once whole after its rows, then at half the budget"
+    assert result.table["together"].to_pylist() == [3, 3, 3]
+    assert result.table["share"].to_pylist() == [0.5] * 3
+    assert (result.errors, result.counts) == (0, {"halvings": 1})
 
 
 def test_rows_that_mean_something_only_together_are_never_done_alone(folder):
     result, _ = tries(Fragile(killed_first(folder, 3), independent_rows=False), folder)
     assert result.table["together"].to_pylist() == [3, 3, 3]
+    assert result.table["share"].to_pylist() == [0.5] * 3, "as large as ever, with smaller batches"
 
 
 def test_a_try_that_went_down_with_its_driver_says_nothing_of_the_shard(folder):

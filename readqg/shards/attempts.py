@@ -25,6 +25,8 @@ from readqg.shards.files import explained, write_whole
 
 WHOLE = -1
 """Noted in place of a row: every row has been done alone, and now the shard is done whole."""
+HALVED = -2
+"""The same, at half the token budget."""
 
 _READING = "reading-"
 _BETWEEN_SIGNS_S = 5.0  # in a store a sign of life is a request
@@ -40,7 +42,7 @@ class Attempt:
     _signed: float = field(default_factory=time.monotonic)
 
     def note(self, row: int) -> None:
-        """`row` (0-based in the shard, or `WHOLE`) is in hand now."""
+        """`row` (0-based in the shard, or `WHOLE` or `HALVED`) is in hand now."""
         self.facts["row"] = row
         write_whole(self.path, json.dumps(self.facts))
 
