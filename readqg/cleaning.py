@@ -1,8 +1,9 @@
 """`readqg clean`: what output folders and this machine's cache hold that nobody needs any more.
 
 Of a finished folder: notes of tries that were killed (`_attempts`) and the checkpoints of its training (`_train`); of any, tries
-that have not moved for a day (`_tmp`). Of the cache: copies of what lies in stores, fetched again when needed, and trainings into
-stores, both untouched for a day. A committed part, a model or a table is never one of these.
+that have not moved for a day (`_tmp`), and what was killed while it was written (`.NAME.….partial`). Of the cache: copies of what
+lies in stores, fetched again when needed, and trainings into stores, both untouched for a day. A committed part, a model or a table
+is never one of these.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from readqg.errors import ConfigError, InputError
 from readqg.places import is_store
 
 _DAY_S = 24 * 3600
+_PARTIAL = ".*.partial"
 _WITHIN = {"_tmp", "_train"}
 
 
@@ -69,10 +71,17 @@ def _of_folders(root: str) -> Iterator[Leftover]:
     if not Path(root).is_dir():
         raise InputError(f"{root}: no such folder.")
     found = (p for p in Path(root).rglob("_config.json") if not _WITHIN & set(p.relative_to(root).parts))
-    folders = sorted(p.parent for p in found if _is_ours(p))
+    folders = sorted(p.parent for p in found if _is_ours(p))  # one that holds another comes before it
     if not folders:
         raise InputError(f"{root}: nothing in it was made by ReadQG (no _config.json of its own).")
+    partials: set[Path] = set()
     for folder in folders:
+        mine = set(folder.rglob(_PARTIAL)) - partials
+        partials |= mine
+        gone = {"_tmp", "_attempts", "_train"} if (folder / "_SUCCESS").exists() else {"_tmp"}
+        for partial in sorted(mine):
+            if not gone & set(partial.relative_to(root).parts) and _age_s(partial) > _DAY_S:
+                yield from _there(partial, "a file that was not written to its end, older than a day")
         for tried in _entries(folder / "_tmp"):
             if _age_s(tried) > _DAY_S:
                 yield from _there(tried, "a try older than a day")

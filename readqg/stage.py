@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from readqg.errors import FolderError
+
 log = logging.getLogger("readqg")
 
 
@@ -94,38 +96,68 @@ class ShardResult:
 
 
 _NOT_PREPARED = "_not_prepared"
+# A damaged input, a full disk, a store that does not answer: never a row's fault. As its `error` it would be in the output for good.
+_NO_ROWS_FAULT = (FolderError, OSError)
 
 
 def prepare_shard(stage: ShardStage, table: pa.Table) -> pa.Table:
     """`stage.prepare`, so that one bad row costs one row: after an exception the rows are prepared one by one, and one that
-    raises alone carries the message along to `compute_shard`. Where every row raises, the first exception is passed on."""
+    raises alone carries the message along to `compute_shard`. Where every row of several raises, the first exception is passed on,
+    and so is what no row can be at fault for."""
     try:
         return stage.prepare(table)
+    except _NO_ROWS_FAULT:
+        raise
     except Exception as error:
         if not stage.independent_rows:
             raise
         log.warning("%s: a shard of %d rows could not be prepared (%s); it is done row by row", stage.name, table.num_rows, error)
-        rows = [_prepare_row(stage, table.slice(i, 1)) for i in range(table.num_rows)]
-        if all(_NOT_PREPARED in row.column_names for row in rows):
+        return prepare_rows(stage, table, cause=error)
+
+
+def prepare_rows(
+    stage: ShardStage,
+    table: pa.Table,
+    given_up: Mapping[int, str] | None = None,
+    in_hand: Callable[[int], None] = lambda row: None,
+    cause: Exception | None = None,
+) -> pa.Table:
+    """`prepare` row by row, with arguments and exceptions as those of `compute_rows`."""
+    given_up = given_up or {}
+    rows, raised = [], 0
+    for i in range(table.num_rows):
+        row = table.slice(i, 1)
+        if i in given_up:
+            rows.append(_not_prepared(row, given_up[i]))
+            continue
+        in_hand(i)
+        try:
+            rows.append(stage.prepare(row))
+        except _NO_ROWS_FAULT:
             raise
-        return pa.concat_tables(rows, promote_options="permissive")
+        except Exception as error:
+            cause = cause or error
+            raised += 1
+            rows.append(_not_prepared(row, _said(error)))
+    if cause is not None and raised != 1 and raised == table.num_rows - len(given_up):
+        raise cause
+    return pa.concat_tables(rows, promote_options="permissive") if rows else stage.prepare(table)
 
 
-def _prepare_row(stage: ShardStage, row: pa.Table) -> pa.Table:
-    try:
-        return stage.prepare(row)
-    except Exception as error:
-        return row.append_column(_NOT_PREPARED, pa.array([_said(error)]))
+def _not_prepared(row: pa.Table, message: str) -> pa.Table:
+    return row.append_column(_NOT_PREPARED, pa.array([message]))
 
 
 def compute_shard(stage: ShardStage, table: pa.Table) -> ShardResult:
     """Compute a shard so that one bad row costs one row: after an exception the shard is done row by row, and a row
-    that raises alone becomes `stage.failed(row, message)`. Where every row raises, the fault is not the rows': the first
-    exception is passed on, and nothing is committed."""
+    that raises alone becomes `stage.failed(row, message)`. Where every row of several raises, the fault is not the rows': the first
+    exception is passed on, and nothing is committed. Nor is it the rows' in a `FolderError` or an `OSError`."""
     if _NOT_PREPARED in table.column_names:
         return compute_rows(stage, table)
     try:
         out = stage.compute(table)
+    except _NO_ROWS_FAULT:
+        raise
     except Exception as error:
         if not stage.independent_rows:
             raise
@@ -159,6 +191,8 @@ def compute_rows(
         in_hand(i)
         try:
             done.append(stage.compute(row).select(stage.schema.names).cast(stage.schema))
+        except _NO_ROWS_FAULT:
+            raise
         except Exception as error:
             cause = cause or error
             raised += 1

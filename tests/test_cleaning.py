@@ -59,6 +59,22 @@ def test_told_to_it_leaves_what_was_committed_and_what_a_command_goes_on_from(ru
     assert cleaning.clean(CleanConfig(folder=str(run_folder)))["found"] == 0
 
 
+def test_files_not_written_to_their_end_go_after_a_day_wherever_they_lie_in_a_folder(run_folder):
+    left = [run_folder / name for name in ("done/.values.parquet.12ab.partial", "done/_metrics/.00000.json.34cd.partial",
+                                           "begun/_attempts/.00000.1.56ef.partial")]
+    others = [run_folder / "begun" / "_metrics" / ".00001.json.78ab.partial", run_folder / ".run.trec.90cd.partial"]
+    for file in (*left, *others):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("{")
+    for file in (*left, others[1]):
+        old(file)
+    found = cleaning.clean(CleanConfig(folder=str(run_folder), yes=True))
+    assert {str(file.relative_to(run_folder)) for file in left} < names(found, run_folder)
+    assert found["found"] == 4 + len(left)
+    assert not any(file.exists() for file in left)
+    assert all(file.exists() for file in others), "one may be at work; one lies in no folder of ours"
+
+
 def test_a_file_that_its_driver_takes_away_meanwhile_is_no_failure(run_folder, monkeypatch):
     walk = os.walk
 

@@ -9,22 +9,31 @@ import pyarrow as pa
 import pytest
 
 from readqg.errors import RunError
-from readqg.ladder import MOST_DEATHS, compute_carefully
+from readqg.ladder import MOST_DEATHS, check_bound, compute_carefully, prepare_carefully
 from readqg.shards import OutputFolder
-from readqg.shards.attempts import attempt, oom_kills, under_way
+from readqg.shards.attempts import attempt, oom_kills, reading, under_way
 from readqg.stage import ShardStage, compute_shard
 from readqg.trying import batch_share
 
 
 class Fragile(ShardStage):
-    """Says of every row how many were computed with it, and at what share of the budget. `deadly(rows)`: whether that kills."""
+    """Says of every row how many were computed with it, and at what share of the budget. `deadly(rows)` says whether that kills
+    whoever computes them, `deadly_ahead(rows)` whoever prepares them."""
 
     name = "fragile"
     schema = pa.schema([("doc_id", pa.string()), ("together", pa.int64()), ("share", pa.float64()), ("error", pa.string())])
     key = ("doc_id",)
 
-    def __init__(self, deadly=lambda rows: False, independent_rows=True):
-        self.deadly, self.independent_rows = deadly, independent_rows
+    def __init__(self, deadly=lambda rows: False, independent_rows=True, deadly_ahead=lambda rows: False):
+        self.deadly, self.independent_rows, self.deadly_ahead = deadly, independent_rows, deadly_ahead
+
+    def read(self, index):
+        return TABLE
+
+    def prepare(self, table):
+        if self.deadly_ahead(table["doc_id"].to_pylist()):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return table
 
     def compute(self, table):
         rows = table["doc_id"].to_pylist()
@@ -44,11 +53,15 @@ def folder(tmp_path):
 
 def one_try(stage, folder, table=TABLE):
     """What a worker makes of shard 0; None where it dies of it."""
+    return in_a_worker(folder, 0, lambda under_way: compute_carefully(stage, table, under_way))
+
+
+def in_a_worker(folder, what, work):
     pid = os.fork()
     if pid == 0:
         try:
-            with attempt(folder.path, folder.run_id, 0) as under_way:
-                result = compute_carefully(stage, table, under_way)
+            with attempt(folder.path, folder.run_id, what) as under_way:
+                result = work(under_way)
             (folder.path / "_result").write_bytes(pickle.dumps(result))
         finally:
             os._exit(0)
@@ -93,14 +106,24 @@ def test_kills_from_outside_do_not_show_in_what_comes_out(folder, times):
 
 def test_a_shard_that_kills_only_as_a_whole_is_done_row_by_row(folder):
     result, number = tries(Fragile(lambda rows: len(rows) > 1), folder)
-    assert number == 4, "twice whole, once whole after its rows, then its rows alone"
+    assert number == 5, "twice whole, once whole after its rows, once at half the budget, then its rows alone"
     assert result.table["together"].to_pylist() == [1, 1, 1]
-    assert result.errors == 0
+    assert result.table["share"].to_pylist() == [1.0] * 3
+    assert (result.errors, result.counts) == (0, {})
+
+
+def test_a_shard_too_large_for_memory_is_done_at_half_the_budget_whoever_killed(folder):
+    result, number = tries(Fragile(lambda rows: len(rows) > 1 and batch_share() == 1.0), folder)
+    assert number == 4, "twice whole, once whole after its rows, then at half the budget"
+    assert result.table["together"].to_pylist() == [3, 3, 3]
+    assert result.table["share"].to_pylist() == [0.5] * 3
+    assert (result.errors, result.counts) == (0, {"halvings": 1})
 
 
 def test_rows_that_mean_something_only_together_are_never_done_alone(folder):
     result, _ = tries(Fragile(killed_first(folder, 3), independent_rows=False), folder)
     assert result.table["together"].to_pylist() == [3, 3, 3]
+    assert result.table["share"].to_pylist() == [0.5] * 3, "as large as ever, with smaller batches"
 
 
 def test_a_try_that_went_down_with_its_driver_says_nothing_of_the_shard(folder):
@@ -140,7 +163,24 @@ def test_a_shard_that_kills_without_end_ends_the_run_with_its_number(folder):
         pytest.raises(RunError, match=f"shard 0 has killed its worker {MOST_DEATHS} times"),
         attempt(folder.path, folder.run_id, 0) as under_way,
     ):
-        compute_carefully(Fragile(), many, under_way)
+        check_bound(Fragile(), under_way)
+
+
+def test_a_row_that_kills_whoever_prepares_it_gets_an_error_and_the_deaths_say_nothing_of_computing(folder):
+    stage = Fragile(deadly_ahead=lambda rows: "b" in rows)
+    made = [in_a_worker(folder, reading(0), lambda under_way: prepare_carefully(stage, 0, under_way)) for _ in range(5)]
+    assert made[:4] == [None] * 4, "twice whole, twice with the row in hand"
+    result = one_try(stage, folder, made[4])
+    assert result.table["error"].to_pylist() == [None, "its worker was killed 2 times while it was in hand", None]
+    assert result.metrics["tries"] == 1
+    folder.commit(0, 1, result)
+    assert list((folder.path / "_attempts").iterdir()) == []
+
+
+def test_a_shard_prepared_row_by_row_is_as_it_was_prepared_whole(folder):
+    stage = Fragile(deadly_ahead=killed_first(folder, 2))
+    made = [in_a_worker(folder, reading(0), lambda under_way: prepare_carefully(stage, 0, under_way)) for _ in range(3)]
+    assert made == [None, None, TABLE]
 
 
 def test_a_try_under_way_can_be_seen_and_one_that_ended_cannot(folder):
@@ -152,6 +192,20 @@ def test_a_try_under_way_can_be_seen_and_one_that_ended_cannot(folder):
     with pytest.raises(ValueError), attempt(folder.path, folder.run_id, 7):
         raise ValueError("an exception is no death")
     assert under_way(folder.path, folder.run_id) == {}
+
+
+@pytest.mark.parametrize("what", [reading(7), "loading-actor"])
+def test_a_shard_being_read_and_a_model_being_loaded_can_be_seen_too(folder, what):
+    with attempt(folder.path, folder.run_id, what) as begun:
+        begun.path.with_name(f".{begun.path.name}.12ab.partial").write_text(begun.path.read_text())  # left by a kill
+        assert list(under_way(folder.path, folder.run_id)) == [begun.path]
+
+
+def test_what_is_in_hand_is_not_lost_for_want_of_a_sign_of_life(folder):
+    with attempt(folder.path, folder.run_id, 7) as begun:
+        begun.path.unlink()
+        begun.path.symlink_to(begun.path)  # whoever follows it gets an OSError
+        begun.alive()
 
 
 def test_the_tries_of_a_committed_shard_are_forgotten(folder):

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from readqg.errors import FolderError, InputError
-from readqg.shards import OutputFolder, open_input, part_name, read_footer, stable_hash, verify
+from readqg.shards import OutputFolder, appearing, open_input, part_name, read_footer, stable_hash, verify
 from readqg.stage import ShardResult
 
 SCHEMA = pa.schema([("doc_id", pa.string()), ("n", pa.int64())])
@@ -192,3 +192,15 @@ def test_metrics_lie_beside_the_parts_and_may_be_lost(folder):
 def test_the_stable_hash_is_the_same_everywhere():
     assert stable_hash("MED-10") == 3587246723696726586
     assert stable_hash("MED-10", seed=1) == 3005104802580799599
+
+
+def test_two_that_write_one_small_file_do_not_share_what_they_write_to(tmp_path):
+    target = tmp_path / "values.json"
+    with appearing(target) as first, appearing(target) as second:  # as two hosts with a process of the same number
+        first.write_text("first")
+        second.write_text("second")
+    assert target.read_text() == "first", "whole, of whoever was last"
+    with pytest.raises(ValueError), appearing(target) as third:
+        third.write_text("th")
+        raise ValueError
+    assert [p.name for p in tmp_path.iterdir()] == ["values.json"]

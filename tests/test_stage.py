@@ -3,7 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from readqg.stage import ShardStage, compute_shard, prepare_shard
+from readqg.errors import FolderError, InputError
+from readqg.stage import ShardStage, compute_rows, compute_shard, prepare_rows, prepare_shard
 
 
 class Roots(ShardStage):
@@ -75,3 +76,51 @@ def test_a_row_that_cannot_be_prepared_gets_an_error_in_its_place():
 def test_where_no_row_can_be_prepared_the_fault_is_not_the_rows():
     with pytest.raises(ValueError, match="four"):
         prepare_shard(Prepared(), texts("four", "five"))
+
+
+def test_a_row_that_is_a_shard_of_its_own_costs_one_row_too():
+    result = compute_shard(Prepared(), prepare_shard(Prepared(), texts("four")))
+    assert result.table["error"].to_pylist() == ["ValueError: could not convert string to float: 'four'"]
+    assert compute_shard(Prepared(), prepare_shard(Prepared(), texts())).inputs == 0
+
+
+class Stored(Roots):
+    """Reads what is not in its rows: `broken` is raised for the second one, in `prepare` or in `compute`."""
+
+    def __init__(self, broken, ahead):
+        self.broken, self.ahead = broken, ahead
+
+    def _look(self, table):
+        if "d1" in table["doc_id"].to_pylist():
+            raise self.broken
+
+    def prepare(self, table):
+        if self.ahead:
+            self._look(table)
+        return table
+
+    def compute(self, table):
+        if not self.ahead:
+            self._look(table)
+        return super().compute(table)
+
+
+BROKEN = [FolderError("documents/part-00001-of-00004.parquet cannot be read"), OSError(5, "Input/output error"),
+          TimeoutError("the store does not answer")]
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda error: type(error).__name__)
+def test_what_no_row_is_at_fault_for_is_no_rows_error(broken, ahead):
+    stage = Stored(broken, ahead)
+    with pytest.raises(type(broken)):
+        compute_shard(stage, prepare_shard(stage, table(4, 9, 16)))
+    with pytest.raises(type(broken)):  # as after two deaths
+        compute_rows(stage, prepare_rows(stage, table(4, 9, 16)))
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_an_id_that_the_input_does_not_have_is_its_rows_error(ahead):
+    stage = Stored(InputError("no document 'd1'"), ahead)
+    assert compute_shard(stage, prepare_shard(stage, table(4, 9, 16))).table["error"].to_pylist() == [
+        None, "InputError: no document 'd1'", None]

@@ -27,7 +27,8 @@ class Compute(Settings):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto`: bf16 where the processor or GPU has it natively, else fp32."""
     stall_s: float = placement(900.0, gt=0)
-    """A worker that has a shard in hand and finishes neither it nor a batch of it for so long is killed, and the shard tried again. A
-    batch takes seconds, a minute or two where kernels are compiled first or a large model runs on a slow CPU."""
+    """A worker that has a shard in hand and finishes neither it nor a batch of it for so long is killed, and the shard tried again; so
+    is one that reads a shard, or loads its model, for so long. A batch takes seconds, a minute or two where kernels are compiled first
+    or a large model runs on a slow CPU."""
     max_error_share: float = placement(0.1, ge=0, le=1)
     """A run fails when more than this share of its rows has an error; what is done stays."""

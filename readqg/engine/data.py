@@ -12,7 +12,8 @@ import json
 import logging
 import time
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -21,11 +22,11 @@ from readqg.config import Compute, identity
 from readqg.engine import cluster
 from readqg.engine.watchdog import watched
 from readqg.errors import ReadQGError, RunError
-from readqg.ladder import MOST_DEATHS, compute_carefully
+from readqg.ladder import MOST_DEATHS, check_bound, compute_carefully, prepare_carefully
 from readqg.progress import Progress, duration
 from readqg.shards import OutputFolder
-from readqg.shards.attempts import Attempt, attempt, clear_attempts
-from readqg.stage import ShardResult, ShardStage, prepare_shard
+from readqg.shards.attempts import Attempt, attempt, clear_attempts, reading
+from readqg.stage import ShardResult, ShardStage
 
 import ray  # isort: skip  (after `cluster`, which sets what Ray reads at import)
 
@@ -133,11 +134,12 @@ class _Read:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         index = batch["shard"][0].as_py()
+        began = time.monotonic()
+        with _bounded(self.stage, self.folder, reading(index)) as under_way:
+            table = prepare_carefully(self.stage, index, under_way)
         if self.stage.needs_model:
-            return _row(index, {}, prepare_shard(self.stage, self.stage.read(index)))
-        with _attempt(self.folder, index) as under_way:
-            began = time.monotonic()
-            table = prepare_shard(self.stage, self.stage.read(index))
+            return _row(index, {}, table)
+        with _bounded(self.stage, self.folder, index) as under_way:
             self.stage.load()
             result = compute_carefully(self.stage, table, under_way)
             return _pack(index, result, time.monotonic() - began, self.stage.row_groups(result.table))
@@ -152,7 +154,7 @@ class _Model:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         index, _, table = _unrow(batch)
-        with _attempt(self.folder, index) as under_way:
+        with _bounded(self.stage, self.folder, index) as under_way:
             began = time.monotonic()
             result = compute_carefully(self.stage, table, under_way)
             return _pack(index, result, time.monotonic() - began, self.stage.row_groups(result.table))
@@ -179,10 +181,19 @@ def _load(stage: ShardStage, folder: OutputFolder) -> None:
         if len(under_way.deaths) >= _LOADING_DEATHS:
             raise RunError(
                 f"{stage.name}: a model worker was killed {_LOADING_DEATHS} times while it loaded its model. Is there memory "
-                "enough? Lower --compute.workers; what is committed stays, and the same command goes on."
+                "enough? Lower --compute.workers. Did it hang (a warning above says so)? Raise --compute.stall-s if it only needs longer. "
+                "What is committed stays, and the same command goes on."
             )
         stage.load()
     clear_attempts(folder.path, name)
+
+
+@contextmanager
+def _bounded(stage: ShardStage, folder: OutputFolder, what: int | str) -> Iterator[Attempt]:
+    """A try that is not begun where too many have died: Ray starts a task whose worker is killed anew for ever."""
+    with _attempt(folder, what) as under_way:
+        check_bound(stage, under_way)
+        yield under_way
 
 
 def _attempt(folder: OutputFolder, what: int | str) -> AbstractContextManager[Attempt]:

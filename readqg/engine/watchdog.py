@@ -15,9 +15,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from readqg.errors import ReadQGError
 from readqg.places import Place
 from readqg.shards import OutputFolder
-from readqg.shards.attempts import process_start, under_way
+from readqg.shards.attempts import described, process_start, under_way
 
 import ray  # isort: skip  (after `cluster`, which sets what Ray reads at import)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # isort: skip
@@ -26,6 +27,8 @@ log = logging.getLogger("readqg")
 
 _MOST_BETWEEN_LOOKS_S = 10.0
 _KILL_WITHIN_S = 60.0
+# Of a try, when its file last changed and when that was seen: the file system's clock may be another's, and what counts is this one.
+_Seen = dict[Place, tuple[float, float]]
 
 
 @contextlib.contextmanager
@@ -42,20 +45,30 @@ def watched(folder: OutputFolder, stall_s: float) -> Iterator[None]:
 
 
 def _watch(folder: OutputFolder, stall_s: float, stop: threading.Event) -> None:
-    # The clock of the file system may be another's: what counts is when a change was seen here.
-    seen: dict[Place, tuple[float, float]] = {}
+    seen: _Seen = {}
+    said = False
     while not stop.wait(min(stall_s / 4, _MOST_BETWEEN_LOOKS_S)):
-        tries = under_way(folder.path, folder.run_id)
-        seen = {path: seen[path] if path in seen and seen[path][0] == facts["changed"] else (facts["changed"], time.monotonic())
-                for path, facts in tries.items()}
-        for path, (_, since) in seen.items():
-            if time.monotonic() - since > stall_s:
-                log.warning(
-                    "%s: nothing has come of shard %d for %.0f s; its worker (process %d on %s) is killed, and the shard tried again",
-                    folder.stage, int(path.stem), stall_s, tries[path]["pid"], tries[path]["host"],
-                )
-                _kill(tries[path], stop)
-                seen[path] = (seen[path][0], time.monotonic())
+        try:
+            seen = _look(folder, stall_s, stop, seen)
+        except (OSError, ReadQGError) as error:  # a store or a mount that does not answer now does so again later
+            if not said:
+                log.warning("%s: hanging workers cannot be looked for now (%s); it is tried again", folder.stage, error)
+            said = True
+
+
+def _look(folder: OutputFolder, stall_s: float, stop: threading.Event, before: _Seen) -> _Seen:
+    tries = under_way(folder.path, folder.run_id)
+    seen = {path: before[path] if path in before and before[path][0] == facts["changed"] else (facts["changed"], time.monotonic())
+            for path, facts in tries.items()}
+    for path, (changed, since) in seen.items():
+        if time.monotonic() - since > stall_s:
+            log.warning(
+                "%s: nothing has come of %s for %.0f s; its worker (process %d on %s) is killed, and it is tried again",
+                folder.stage, described(path), stall_s, tries[path]["pid"], tries[path]["host"],
+            )
+            _kill(tries[path], stop)
+            seen[path] = (changed, time.monotonic())
+    return seen
 
 
 def _kill(facts: dict[str, Any], stop: threading.Event) -> None:

@@ -1,9 +1,10 @@
 """`_attempts/`: which shard is in whose hand, so that the next try knows what became of the last.
 
-`_attempts/00003.2` is the second try of shard 3 that has begun (`loading-ACTOR.2`: of a model worker to load its model): a small JSON
-file with host, process and driver run, and with the row in hand where rows are done one by one. A try that ends, well or with an
-exception, removes its file; what stays is that of a worker that died. It counts as the shard's doing only when its driver lived
-on and tried again: a try that went down with its driver, or was stopped with it, says nothing of the shard.
+`_attempts/00003.2` is the second try to compute shard 3 that has begun (`reading-00003.2`: to read and prepare it, `loading-ACTOR.2`:
+of a model worker to load its model; what kills in one says nothing of the others): a small JSON file with host, process and driver
+run, and with the row in hand where rows are done one by one. A try that ends, well or with an exception, removes its file; what stays
+is that of a worker that died. It counts as the shard's doing only when its driver lived on and tried again: a try that went down with
+its driver, or was stopped with it, says nothing of the shard.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from readqg.errors import ReadQGError
 from readqg.places import Place, StorePath, create
 from readqg.shards.files import explained, write_whole
 
 WHOLE = -1
 """Noted in place of a row: every row has been done alone, and now the shard is done whole."""
+HALVED = -2
+"""The same, at half the token budget."""
 
+_READING = "reading-"
 _BETWEEN_SIGNS_S = 5.0  # in a store a sign of life is a request
 
 
@@ -37,19 +42,18 @@ class Attempt:
     _signed: float = field(default_factory=time.monotonic)
 
     def note(self, row: int) -> None:
-        """`row` (0-based in the shard, or `WHOLE`) is in hand now."""
+        """`row` (0-based in the shard, or `WHOLE` or `HALVED`) is in hand now."""
         self.facts["row"] = row
         write_whole(self.path, json.dumps(self.facts))
 
     def alive(self) -> None:
-        """There is progress: the file is as new as now."""
-        if isinstance(self.path, StorePath):
-            if time.monotonic() - self._signed > _BETWEEN_SIGNS_S:
+        """There is progress: the file is as new as now. A sign that cannot be given is no reason to lose what is in hand."""
+        with suppress(OSError, ReadQGError):
+            if not isinstance(self.path, StorePath):
+                os.utime(self.path)
+            elif time.monotonic() - self._signed > _BETWEEN_SIGNS_S:
                 self._signed = time.monotonic()
                 write_whole(self.path, json.dumps(self.facts))
-            return
-        with suppress(FileNotFoundError):
-            os.utime(self.path)
 
 
 @contextmanager
@@ -73,16 +77,31 @@ def attempt(out: Place, run_id: str, what: int | str, where: dict[str, Any] | No
 
 
 def clear_attempts(out: Place, what: int | str) -> None:
-    """Forget the tries of what is done."""
-    for path in (out / "_attempts").glob(f"{_name(what)}.*"):
-        path.unlink(missing_ok=True)
+    """Forget the tries of what is done; of a shard those to read it, too."""
+    for name in (_name(what), *((reading(what),) if isinstance(what, int) else ())):
+        for path in (out / "_attempts").glob(f"{name}.*"):
+            path.unlink(missing_ok=True)
+
+
+def reading(index: int) -> str:
+    """The name of the reading and preparing of a shard."""
+    return f"{_READING}{index:05d}"
+
+
+def described(path: Place) -> str:
+    """What a try is of, in words."""
+    if path.stem.isdigit():
+        return f"shard {int(path.stem)}"
+    return f"the reading of shard {int(path.stem.removeprefix(_READING))}" if path.stem.startswith(_READING) else "the loading of a model"
 
 
 def under_way(out: Place, run_id: str) -> dict[Place, dict[str, Any]]:
-    """The tries of shards of a driver run that have neither ended nor been found dead, each with when its file last changed, in
-    `changed` (seconds on the file system's clock)."""
+    """The tries of a driver run that have neither ended nor been found dead, each with when its file last changed, in `changed`
+    (seconds on the file system's clock)."""
     found: dict[Place, dict[str, Any]] = {}
-    for path in (out / "_attempts").glob("[0-9]*"):
+    for path in (out / "_attempts").glob("*"):
+        if not path.suffix[1:].isdigit():
+            continue  # one that is being written
         with suppress(FileNotFoundError, ValueError):
             facts = {"changed": path.stat().st_mtime, **json.loads(path.read_text())}
             if facts["run"] == run_id and not facts.get("died"):

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 
 from readqg.errors import FolderError
 from readqg.places import Place, StorePath, readable
+from readqg.shards.once import sync
 
 FOOTER_KEY = b"readqg"
 
@@ -50,10 +52,12 @@ def appearing(path: Place) -> Iterator[Path]:
             yield Path(folder) / path.name
             path.upload(Path(folder) / path.name)
         return
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Two hosts that share a folder may have processes of the same number. `readqg clean` knows the ending.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     with explained(f"writing {path}"):
         try:
             yield partial
+            sync(partial)  # else the new name may outlive a power cut that its bytes do not
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)

@@ -22,15 +22,16 @@ class SquaresConfig(Settings):
 
 
 class Squares(ShardStage):
-    """`shards` shards of `rows` numbers, squared; `bad` raises, `deadly` kills its worker once (or `deaths` times)."""
+    """`shards` shards of `rows` numbers, squared; `bad` raises, `deadly` kills its worker once (or `deaths` times), in `read`,
+    `prepare` or `compute`."""
 
     name = "squares"
     schema = pa.schema([("doc_id", pa.string()), ("square", pa.int64()), ("error", pa.string())])
     key = ("doc_id",)
 
-    def __init__(self, shards=6, rows=4, bad=(), deadly=None, deaths=1, marks=None, needs_model=True):
+    def __init__(self, shards=6, rows=4, bad=(), deadly=None, deaths=1, marks=None, needs_model=True, deadly_in="compute"):
         self.shards, self.rows, self.bad, self.deadly, self.deaths = shards, rows, set(bad), deadly, deaths
-        self.marks, self.needs_model = marks, needs_model
+        self.marks, self.needs_model, self.deadly_in = marks, needs_model, deadly_in
         self.loaded = False
 
     @property
@@ -42,7 +43,12 @@ class Squares(ShardStage):
 
     def read(self, index):
         numbers = range(index * self.rows, (index + 1) * self.rows if index != 1 else self.rows)
+        self._die("read", numbers)
         return pa.table({"doc_id": pa.array([f"d{n}" for n in numbers], pa.string()), "n": pa.array(numbers, pa.int64())})
+
+    def prepare(self, table):
+        self._die("prepare", table["n"].to_pylist())
+        return table
 
     def load(self):
         self.loaded = True
@@ -53,10 +59,13 @@ class Squares(ShardStage):
         self._mark(numbers)
         if self.bad & set(numbers):
             raise ValueError("a bad number")
-        if self.deadly in numbers and self._deaths() < self.deaths:
+        self._die("compute", numbers)
+        return pa.table({"doc_id": table["doc_id"], "square": [n * n for n in numbers], "error": pa.nulls(len(numbers))})
+
+    def _die(self, where, numbers):
+        if where == self.deadly_in and self.deadly in numbers and self._deaths() < self.deaths:
             (Path(self.marks) / f"death-{self._deaths()}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return pa.table({"doc_id": table["doc_id"], "square": [n * n for n in numbers], "error": pa.nulls(len(numbers))})
 
     def _mark(self, numbers):
         if self.marks and numbers:
@@ -131,13 +140,14 @@ class Line(TrainStage):
 
 class Troubled(Squares):
     """Numbers that kill, stop or crowd their worker: `deadly` kills whoever sees it, `hanging` never returns the first time it is
-    seen; the first `loading` workers are killed while they load; every row carries `row_bytes` of text."""
+    seen (`in_the_way`, a file, is removed a while after); the first `loading` workers are killed while they load, or hang with
+    `load_hangs`; every row carries `row_bytes` of text."""
 
     schema = pa.schema([*Squares.schema, ("text", pa.string())])
 
-    def __init__(self, hanging=None, loading=0, row_bytes=0, **kwargs):
+    def __init__(self, hanging=None, loading=0, row_bytes=0, load_hangs=False, in_the_way=None, **kwargs):
         super().__init__(**kwargs)
-        self.hanging, self.loading, self.row_bytes = hanging, loading, row_bytes
+        self.hanging, self.loading, self.row_bytes, self.load_hangs, self.in_the_way = hanging, loading, row_bytes, load_hangs, in_the_way
 
     def read(self, index):
         table = super().read(index)
@@ -147,12 +157,17 @@ class Troubled(Squares):
     def load(self):
         if len(list(Path(self.marks).glob("loading-*"))) < self.loading:
             (Path(self.marks) / f"loading-{os.getpid()}").touch()
+            if self.load_hangs:
+                time.sleep(3600)
             os.kill(os.getpid(), signal.SIGKILL)
         super().load()
 
     def compute(self, table):
         if self.hanging in table["n"].to_pylist() and not (Path(self.marks) / "hung").exists():
             (Path(self.marks) / "hung").touch()
+            if self.in_the_way:
+                time.sleep(4)
+                os.unlink(self.in_the_way)
             time.sleep(3600)
         return super().compute(table).append_column("text", table["text"])
 

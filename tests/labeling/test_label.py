@@ -5,17 +5,19 @@ import pickle
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
 
 from readqg.config import Compute, LabelConfig, identity
-from readqg.errors import InputError, ModelError
+from readqg.corpus.rows import SCHEMAS
+from readqg.errors import FolderError, InputError, ModelError
 from readqg.labeling.label import LabelStage
 from readqg.labeling.pairs import make_pairs
 from readqg.local import run_here
 from readqg.shards import OutputFolder, open_input
-from readqg.stage import compute_shard
+from readqg.stage import ShardResult, compute_shard
 from tests.builders import tiny_cross_encoder
 from tests.labeling.collection import pairs_config
 
@@ -106,6 +108,27 @@ def test_an_exception_in_one_pair_costs_that_pair(tmp_path, model):
     result = compute_shard(stage, table.set_column(column, "_input_ids", pa.array(tokens, pa.list_(pa.int32()))))
     assert [error is None for error in result.table["error"].to_pylist()] == [True, True, False, True, True]
     assert (result.inputs, result.errors, result.nothing) == (5, 1, 0)
+
+
+def test_a_damaged_input_ends_the_run_and_once_it_is_mended_no_row_has_an_error(tmp_path, model):
+    documents = OutputFolder.begin(tmp_path / "documents", "documents", {})
+    for index, ids in enumerate((["d1", "d3"], ["d2", "d4"])):
+        part = pa.table({"doc_id": ids, "title": [""] * 2, "text": [PASSAGES[i] for i in ids]}).cast(SCHEMAS["documents"])
+        documents.commit(index, 2, ShardResult(part, 2, 0, 0))
+    documents.finish(2)
+    damaged = tmp_path / "documents" / "part-00001-of-00002.parquet"
+    sound, text = damaged.read_bytes(), pq.read_metadata(damaged).row_group(0).column(2)
+    spoiled = bytearray(sound)
+    spoiled[(text.dictionary_page_offset or text.data_page_offset) + text.total_compressed_size - 1] ^= 0x10
+    damaged.write_bytes(spoiled)
+
+    config = label_config(tmp_path, model, documents=str(tmp_path / "documents"))
+    with pytest.raises(FolderError, match=f"{damaged.name} cannot be read"):
+        run_label(config)
+    assert [p.name for p in (tmp_path / "scores").glob("part-*")] == ["part-00000-of-00003.parquet"], "what is done stays"
+    damaged.write_bytes(sound)
+    success, rows = run_label(config)
+    assert (success["counts"]["errors"], len(rows)) == (0, 5)
 
 
 def test_tokens_are_counted_beside_the_part(tmp_path, model):
