@@ -2,8 +2,8 @@
 
 Of a finished folder: notes of tries that were killed (`_attempts`) and the checkpoints of its training (`_train`); of any, tries
 that have not moved for a day (`_tmp`), and what was killed while it was written (`.NAME.….partial`). Of the cache: copies of what
-lies in stores, fetched again when needed, and trainings into stores, both untouched for a day. A committed part, a model or a table
-is never one of these.
+lies in stores and of documents for random access, both made again when needed, and trainings into stores, all untouched for a day. A
+committed part, a model or a table is never one of these.
 """
 
 from __future__ import annotations
@@ -104,6 +104,9 @@ def _of_cache() -> Iterator[Leftover]:
     for copy in _entries(cache / "stores"):
         if _age_s(copy) > _DAY_S:
             yield from _there(copy, "a copy of what lies in a store, unused for a day; fetched again when needed")
+    for copy in _entries(cache / "documents"):
+        if _age_s(copy) > _DAY_S:
+            yield from _there(copy, "documents laid out for random access, unused for a day; made again when needed")
     for state in _entries(cache / "training"):
         if _age_s(state) > _DAY_S:
             yield from _there(state, "a training into a store, untouched for a day; its command would begin anew")

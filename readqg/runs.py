@@ -67,6 +67,17 @@ def read_trec(path: str | Place) -> Run:
     Raises `InputError` naming file and line: not six columns, a score that is no finite number, a document twice under one
     query, not UTF-8, a damaged gzip file; also for a file with no lines."""
     path, run = place_of(path), Run()
+    for number, query_id, doc_id, score in trec_rows(path):
+        documents = run.setdefault(query_id, {})
+        if doc_id in documents:
+            raise twice(path, number, query_id, doc_id)
+        documents[doc_id] = score
+    return run
+
+
+def trec_rows(path: Place) -> Iterator[tuple[int, str, str, float]]:
+    """(line, query_id, doc_id, score) of a TREC run file, streamed. Raises as `read_trec`, but does not look for repeats."""
+    empty = True
     for number, line in _lines(path):
         columns = line.split()
         if not columns:
@@ -74,14 +85,15 @@ def read_trec(path: str | Place) -> Run:
         if len(columns) != 6:
             raise InputError(f"{path}, line {number}: {len(columns)} columns where a TREC run has 6 "
                              f"(query_id Q0 doc_id rank score tag): {line[:100].decode(errors='replace').strip()!r}")
-        query_id, doc_id, score = _text(columns[0], path, number), _text(columns[2], path, number), columns[4]
-        documents = run.setdefault(query_id, {})
-        if doc_id in documents:
-            raise InputError(f"{path}, line {number}: document {doc_id!r} stands twice under query {query_id!r}. Remove one.")
-        documents[doc_id] = _number(score, path, number)
-    if not run:
+        query_id, doc_id = _text(columns[0], path, number), _text(columns[2], path, number)
+        empty = False
+        yield number, query_id, doc_id, _number(columns[4], path, number)
+    if empty:
         raise InputError(f"{path} is empty; a TREC run has lines of query_id Q0 doc_id rank score tag.")
-    return run
+
+
+def twice(path: Place, line: int, query_id: str, doc_id: str) -> InputError:
+    return InputError(f"{path}, line {line}: document {doc_id!r} stands twice under query {query_id!r}. Remove one.")
 
 
 def write_trec(path: str | Place, run: Mapping[str, Mapping[str, float]], tag: str = "readqg") -> None:
@@ -129,17 +141,24 @@ def read_queries_beside(run: str | Place) -> list[str] | None:
 
 
 def _read_folder(path: Place) -> Run:
-    folder, run, without_score = open_input(path, ("query_id", "doc_id", "score")), Run(), 0
+    run = Run()
+    for _, query_id, doc_id, score in folder_rows(path):
+        run.setdefault(query_id, {})[doc_id] = score
+    return run
+
+
+def folder_rows(path: Place) -> Iterator[tuple[int, str, str, float]]:
+    """(row, query_id, doc_id, score) of a run folder, streamed; rows without a score are left out, with a warning."""
+    folder, without_score = open_input(path, ("query_id", "doc_id", "score")), 0
     for start in range(0, folder.rows, 1_000_000):
         table = folder.read(start, start + 1_000_000, ["query_id", "doc_id", "score"])
-        for query_id, doc_id, score in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        for row, (query_id, doc_id, score) in enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True), start):
             if score is None or doc_id is None or math.isnan(score):
                 without_score += 1
                 continue
-            run.setdefault(query_id, {})[doc_id] = score
+            yield row, query_id, doc_id, score
     if without_score:
         log.warning("%s: %d rows have an error instead of a score and are not in the ranking", path, without_score)
-    return run
 
 
 def _absent(path: Place) -> InputError:

@@ -64,7 +64,8 @@ class CleanConfig(Settings):
     folder: OptionalLocation = None
     """A stage's output folder, or the folder of a whole run."""
     cache: bool = False
-    """Also what this machine's cache holds of stores: copies of models and parts, and the state of trainings."""
+    """Also what this machine's cache holds: copies of models and parts in stores, of documents for random access, and the state of
+    trainings."""
     yes: bool = False
     """Remove what is listed."""
 

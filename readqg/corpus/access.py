@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 
 from readqg.config import ImportSettings
 from readqg.corpus.irds import is_collection
+from readqg.corpus.mapped import COLUMNS, MappedRows, found_copy, make_copy
 from readqg.corpus.rows import SCHEMAS, Kind, RowReader, document_text
 from readqg.corpus.sources import Source, locate
 from readqg.errors import InputError
 from readqg.places import Place
-from readqg.shards import open_input, stable_hash
+from readqg.shards import InputFolder, open_input, stable_hash
 
 _PARTS_IN_MEMORY = 64
 
@@ -57,14 +58,20 @@ def subset(ids: Iterable[str], limit: int | None) -> list[str]:
 class Documents:
     """Random access to documents by id; iterating gives {doc_id, title, text} in corpus order.
 
-    Pickled as its path: a worker opens it anew, once a process. In memory: the ids, and of an imported folder the last 64
-    parts read; of a raw file everything."""
+    Pickled as its path: a worker opens it anew, once a process. In memory: the ids once they are asked for, and of an imported folder
+    the last 64 parts read; of a raw file everything. Where ids asked for lie in more parts than that, the texts come from a copy on
+    this machine's disk that is laid out for it, and the ids too (`readqg.corpus.mapped`)."""
 
-    def __init__(self, path: Place, fingerprint: str, ids: pa.Array, starts: list[int], read: Callable[[int], pa.Table]) -> None:
+    def __init__(self, path: Place, fingerprint: str, content: pa.Table | InputFolder) -> None:
         self.path = path
         self.fingerprint = fingerprint
         """Identifies the content."""
-        self._ids, self._starts, self._read = ids, starts, read
+        self._folder = content if isinstance(content, InputFolder) else None
+        self._starts = content.starts if isinstance(content, InputFolder) else [0, content.num_rows]
+        self._read: Callable[[int], pa.Table] = lambda part: content
+        if isinstance(content, InputFolder):
+            self._read = lru_cache(maxsize=_PARTS_IN_MEMORY)(lambda part: content.read_part(part, COLUMNS))
+        self._asked: set[int] = set()
 
     @classmethod
     def open(cls, path: str | Place) -> Documents:
@@ -80,13 +87,20 @@ class Documents:
     @property
     def rows(self) -> int:
         """Number of documents."""
-        return len(self._ids)
+        return self._starts[-1]
 
     @cached_property
     def ids(self) -> list[str]:
         """All ids in corpus order."""
-        found: list[str] = self._ids.to_pylist()
+        found: list[str] = self.id_column.to_pylist()
         return found
+
+    @cached_property
+    def id_column(self) -> pa.Array:
+        """The same, of a fifth of the room."""
+        if self._copy is not None:
+            return self._copy.ids
+        return (self._folder.read(columns=["doc_id"]) if self._folder else self._read(0))["doc_id"].combine_chunks()
 
     def __len__(self) -> int:
         return self.rows
@@ -119,48 +133,68 @@ class Documents:
         if unknown:
             more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
             raise InputError(f"{self.path} has no document {unknown[0]!r}{more}. Is it the corpus that those ids come from?")
-        return self.take([row for row in rows if row is not None])
+        found = np.array([row for row in rows if row is not None], dtype=np.int64)
+        copy = self._copy_for(found)
+        return self.take(found) if copy is None else _taken(found, copy.starts, copy.read)
 
-    def take(self, rows: Sequence[int]) -> pa.Table:
+    def take(self, rows: Sequence[int] | np.ndarray) -> pa.Table:
         """Rows by their numbers, in the order given: doc_id, title, text. Only the parts that hold them are read."""
-        wanted = np.asarray(rows, dtype=np.int64)
-        part_of = np.searchsorted(self._starts, wanted, side="right") - 1
-        order = np.argsort(part_of, kind="stable")
-        pieces = [
-            self._read(int(part)).take(wanted[part_of == part] - self._starts[part]) for part in np.unique(part_of)
-        ]
-        if not pieces:
-            return SCHEMAS["documents"].empty_table()
-        back = np.empty(len(order), dtype=np.int64)
-        back[order] = np.arange(len(order))
-        return pa.concat_tables(pieces).take(back)
+        return _taken(np.asarray(rows, dtype=np.int64), self._starts, self._read)
+
+    @cached_property
+    def _copy(self) -> MappedRows | None:
+        """For random access; where there is none yet, `_copy_for` makes it when it is worth its while."""
+        return found_copy(self._folder) if self._folder is not None and len(self._starts) > _PARTS_IN_MEMORY + 1 else None
+
+    def _copy_for(self, rows: np.ndarray) -> MappedRows | None:
+        """None as long as what this process has asked for by id lies in no more parts than memory holds."""
+        if self._copy is None and self._folder is not None and len(self._asked) <= _PARTS_IN_MEMORY:
+            self._asked.update(_parts_of(rows, self._starts).tolist())
+            if len(self._asked) > _PARTS_IN_MEMORY:
+                self._copy = make_copy(self._folder)
+                if self._copy is not None:
+                    self.id_column, self._order = self._copy.ids, self._copy.order
+        return self._copy
 
     @cached_property
     def _order(self) -> np.ndarray:
         """Rows sorted by id: Arrow sorts strings by code point, as Python compares them. A dict would take ten times the room."""
-        return pc.sort_indices(self._ids).to_numpy()
+        return pc.sort_indices(self.id_column).to_numpy() if self._copy is None else self._copy.order
 
     def row(self, doc_id: str) -> int | None:
         """The number of a document's row, from 0 in corpus order; None for an unknown id."""
-        at = bisect_left(self._order, doc_id, key=lambda row: self._ids[int(row)].as_py())
-        if at == self.rows or self._ids[int(self._order[at])].as_py() != doc_id:
+        ids, order = self.id_column, self._order
+        at = bisect_left(order, doc_id, key=lambda row: ids[int(row)].as_py())
+        if at == self.rows or ids[int(order[at])].as_py() != doc_id:
             return None
-        return int(self._order[at])
+        return int(order[at])
+
+
+def _parts_of(rows: np.ndarray, starts: Sequence[int]) -> np.ndarray:
+    """Of every row, the place of the last of `starts` that is not after it."""
+    return np.searchsorted(starts, rows, side="right") - 1
+
+
+def _taken(rows: np.ndarray, starts: Sequence[int], read: Callable[[int], pa.Table]) -> pa.Table:
+    """Rows in the order given, where `read(n)` gives those from `starts[n]` on."""
+    if not len(rows):
+        return SCHEMAS["documents"].empty_table()
+    part_of = _parts_of(rows, starts)
+    order = np.argsort(part_of, kind="stable")
+    parts, firsts = np.unique(part_of[order], return_index=True)
+    groups = zip(parts.tolist(), np.split(rows[order], firsts[1:]), strict=True)
+    pieces = [read(part).take(wanted - starts[part]) for part, wanted in groups]
+    back = np.empty(len(order), dtype=np.int64)
+    back[order] = np.arange(len(order))
+    return pa.concat_tables(pieces).combine_chunks().take(back)
 
 
 @lru_cache(maxsize=4)
 def _open_documents(source: Source, changed_ns: int) -> Documents:
     if not source.imported:
-        table = _read_table(source)
-        ids = table["doc_id"].combine_chunks()
-        return Documents(source.path, source.fingerprint(), ids, [0, table.num_rows], lambda part: table)
-    folder = open_input(source.path, ("doc_id", "title", "text"))
-    rows = [folder.success["parts"][part.name]["rows"] for part in folder.parts]
-    starts = [0, *np.cumsum(rows).tolist()]
-    bounds = list(pairwise(starts))
-    read = lru_cache(maxsize=_PARTS_IN_MEMORY)(lambda part: folder.read(*bounds[part], columns=["doc_id", "title", "text"]))
-    ids = folder.read(columns=["doc_id"])["doc_id"].combine_chunks()
-    return Documents(source.path, folder.fingerprint, ids, starts, read)
+        return Documents(source.path, source.fingerprint(), _read_table(source))
+    folder = open_input(source.path, tuple(COLUMNS))
+    return Documents(source.path, folder.fingerprint, folder)
 
 
 def _read_table(source: Source) -> pa.Table:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from readqg import models
 from readqg.config import LabelConfig
-from readqg.labeling.candidates import candidates_fingerprint, read_candidates
+from readqg.labeling.candidates import candidates_fingerprint, open_candidates
 from readqg.labeling.texts import Texts
 from readqg.places import place_of
 from readqg.stage import ShardStage
@@ -28,10 +28,11 @@ class LabelStage(ShardStage):
 
     def __init__(self, config: LabelConfig) -> None:
         self.config = config
-        self.candidates = str(place_of(config.candidates).absolute())
+        candidates = str(place_of(config.candidates).absolute())
         self.texts = Texts(config.queries, config.documents)
-        self._inputs = {"candidates": candidates_fingerprint(self.candidates), **self.texts.fingerprints}
-        self._total = -(-self._pairs().num_rows // config.shard_rows)
+        self._inputs = {"candidates": candidates_fingerprint(candidates), **self.texts.fingerprints}
+        self.candidates = open_candidates(candidates, self._inputs["candidates"], place_of(config.out))
+        self._total = -(-self.candidates.rows // config.shard_rows)
 
     @property
     def total(self) -> int:
@@ -43,12 +44,9 @@ class LabelStage(ShardStage):
     def models(self) -> dict[str, str]:
         return {"cross-encoder": models.fingerprint(self.config.model)}
 
-    def _pairs(self) -> pa.Table:
-        return read_candidates(self.candidates, self._inputs["candidates"])
-
     def read(self, index: int) -> pa.Table:
         """Pairs: query_id, doc_id."""
-        return self._pairs().slice(index * self.config.shard_rows, self.config.shard_rows)
+        return self.candidates.read(index * self.config.shard_rows, (index + 1) * self.config.shard_rows)
 
     def prepare(self, table: pa.Table) -> pa.Table:
         """Adds `_why_not` (null, or why the pair cannot be scored) and the pair's `_input_ids` and `_type_ids` (of one that

@@ -7,8 +7,6 @@ to another.
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -112,22 +110,12 @@ class PartitionStage(_Grouped):
     def read(self, index: int) -> pa.Table:
         return self.scores.read(index * self.config.shard_rows, (index + 1) * self.config.shard_rows)
 
-    def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_passages", "_queries")}
-
-    @cached_property
-    def _passages(self) -> np.ndarray:
-        return _hashes(self.texts.passage_ids)
-
-    @cached_property
-    def _queries(self) -> np.ndarray:
-        return _hashes(self.texts.query_table["query_id"])
-
     def compute(self, table: pa.Table) -> pa.Table:
         rows = pl.DataFrame(pl.from_arrow(table))
         scored = rows.filter(pl.col("score").is_not_null())
         known = scored.with_columns(
-            passage_known=_among(scored["doc_id"], self._passages), query_known=_among(scored["query_id"], self._queries),
+            passage_known=_among(scored["doc_id"], self.texts.passage_hashes),
+            query_known=_among(scored["query_id"], self.texts.query_hashes),
         )
         kept = known.filter(pl.col("passage_known") & pl.col("query_known")).select(SCORES.names)
         self._counts = {
@@ -139,11 +127,6 @@ class PartitionStage(_Grouped):
 
     def counts(self) -> dict[str, int]:
         return self._counts
-
-
-def _hashes(ids: pl.Series) -> np.ndarray:
-    """Of all ids, 64 bits each, sorted: 8 bytes an id, and quick to look many up in."""
-    return np.sort(ids.hash().to_numpy())
 
 
 def _among(ids: pl.Series, hashes: np.ndarray) -> np.ndarray:

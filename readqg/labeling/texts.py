@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import polars as pl
 
 from readqg.corpus import Documents, input_fingerprint, read_texts
-from readqg.places import place_of
+from readqg.places import Place, place_of
 
 
 class Texts:
@@ -32,9 +33,14 @@ class Texts:
         return _query_table(self._queries, self.fingerprints["queries"])
 
     @property
-    def passage_ids(self) -> pl.Series:
-        """The ids of all passages."""
-        return _passage_ids(self.documents)
+    def passage_hashes(self) -> np.ndarray:
+        """Of the ids of all passages, 64 bits each, sorted: 8 bytes an id, and quick to look many up in."""
+        return _passage_hashes(self.documents.path, self.documents.fingerprint)
+
+    @property
+    def query_hashes(self) -> np.ndarray:
+        """The same of the queries that have a text."""
+        return _query_hashes(self._queries, self.fingerprints["queries"])
 
 
 @lru_cache(maxsize=1)
@@ -50,5 +56,14 @@ def _query_table(path: str, fingerprint: str) -> pl.DataFrame:
 
 
 @lru_cache(maxsize=1)
-def _passage_ids(documents: Documents) -> pl.Series:
-    return pl.Series("doc_id", documents.ids, pl.String)
+def _passage_hashes(path: Place, fingerprint: str) -> np.ndarray:
+    return _hashes(pl.Series(Documents.open(path).id_column))
+
+
+@lru_cache(maxsize=1)
+def _query_hashes(path: str, fingerprint: str) -> np.ndarray:
+    return _hashes(_query_table(path, fingerprint)["query_id"])
+
+
+def _hashes(ids: pl.Series) -> np.ndarray:
+    return np.sort(ids.hash().to_numpy())

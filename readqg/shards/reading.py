@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -32,7 +34,16 @@ class InputFolder:
 
     @property
     def parts(self) -> list[Place]:
-        return [self.path / name for name in sorted(self.success["parts"])]
+        return [self.path / name for name in self._names]
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return sorted(self.success["parts"])
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """The number of every part's first row, and after the last part that of all rows."""
+        return list(accumulate((self.success["parts"][name]["rows"] for name in self._names), initial=0))
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -41,15 +52,17 @@ class InputFolder:
     def read(self, start: int = 0, stop: int | None = None, columns: list[str] | None = None) -> pa.Table:
         """Rows `start` to `stop` (exclusive), checked against their page checksums."""
         stop = self.rows if stop is None else min(stop, self.rows)
-        tables, seen = [], 0
-        for name in sorted(self.success["parts"]):
-            rows = self.success["parts"][name]["rows"]
-            low, high = max(start - seen, 0), min(stop - seen, rows)
+        tables = []
+        for part in range(max(bisect_right(self.starts, start) - 1, 0), bisect_left(self.starts, stop)):
+            low, high = max(start, self.starts[part]), min(stop, self.starts[part + 1])
             if low < high:
-                tables.append(_read_part(self.path / name, columns).slice(low, high - low))
-            seen += rows
+                tables.append(self.read_part(part, columns).slice(low - self.starts[part], high - low))
         empty = self.schema.empty_table()
         return pa.concat_tables(tables) if tables else empty.select(columns) if columns else empty
+
+    def read_part(self, part: int, columns: list[str] | None = None) -> pa.Table:
+        """All rows of a part, by its place among them, checked against their page checksums."""
+        return _read_part(self.path / self._names[part], columns)
 
 
 def _read_part(path: Place, columns: list[str] | None = None) -> pa.Table:
