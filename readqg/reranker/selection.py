@@ -225,8 +225,9 @@ def guard(before: Validation, after: Validation, chosen_among: int = 1, seed: in
 
 
 def has_collapsed(before: Validation, after: Validation) -> bool:
-    """Whether the scores no longer tell the candidates of a query apart."""
-    return after.spread <= _COLLAPSED_SHARE * before.spread
+    """Whether the scores no longer tell the candidates of a query apart. Where the start's are not spread either, as of queries that
+    find no document but their own, there is nothing to lose."""
+    return before.spread > 0 and after.spread <= _COLLAPSED_SHARE * before.spread
 
 
 def _for_choosing(doc_ids: Iterable[str]) -> set[str]:

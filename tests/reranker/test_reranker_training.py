@@ -186,6 +186,15 @@ def test_what_is_left_out_is_said(tmp_path, caplog):
     assert "11 of 12 documents can be trained on; rows with error 1, documents without positive 1" in caplog.text
 
 
+def test_a_corpus_whose_queries_find_their_own_document_alone_does_not_look_collapsed(tmp_path):
+    rows = [query_row(doc_id, r, f"zz{r:.0f}{doc_id}") for doc_id in DOCUMENTS for r in (1.0, 0.0)]
+    stage = RerankerTraining(reranker_config(tmp_path, rows))
+    model = stage.build()
+    start = stage.validate(model)
+    assert (start["spread"], start["score"]) == (0.0, 1.0)
+    assert stage.collapsed(start, stage.validate(model)) is None
+
+
 def test_training_lowers_the_loss(tmp_path):
     stage = RerankerTraining(_without_dropout(reranker_config(tmp_path, epochs=60, learning_rate=1e-3, held_out_share=0.25)))
     torch.manual_seed(0)

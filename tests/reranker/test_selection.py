@@ -104,6 +104,12 @@ def test_collapsed_scores_name_the_start_whatever_they_rank():
     assert "collapsed" in verdict.reason and verdict.broken == "collapsed"
 
 
+def test_a_start_without_spread_has_none_to_lose():
+    assert guard(_validation(0.5, 0.5, spread=0.0), _validation(1.0, 0.5, spread=0.0)).broken is None
+    verdict = guard(_validation(1.0, 1.0, spread=0.0), _validation(1.0, 1.0, spread=0.0))
+    assert (verdict.use, verdict.broken) == ("start", None)
+
+
 def test_scores_that_are_no_numbers_name_the_start():
     verdict = guard(_validation(0.5, 0.5), _validation(1.0, 1.0, not_finite=3))
     assert verdict.use == "start"
