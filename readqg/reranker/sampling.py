@@ -221,12 +221,15 @@ def read_examples(
 
 def _hashed(first: int, table: pa.Table) -> pl.DataFrame:
     """Of some rows of a queries folder: row (its number), document and words (hashes), relevance, sample, sound, filled, rank, ratio."""
+    ids = table["doc_id"].combine_chunks().dictionary_encode()
+    # The order of training hangs on these; polars' own hash, which does for words, changes with its version.
+    documents = np.array([stable_hash(doc_id) for doc_id in ids.dictionary.to_pylist()], dtype=np.uint64)[ids.indices]
     words = pl.col("query").fill_null("").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
     rank, ratio = (pl.col(name) if name in table.column_names else pl.lit(None, dtype).alias(name)
                    for name, dtype in (("rank", pl.Int32), ("ratio", pl.Float32)))
     return pl.DataFrame(pl.from_arrow(table)).select(
         rank, ratio.fill_nan(None), (pl.int_range(pl.len()) + first).cast(pl.UInt32).alias("row"),
-        pl.col("doc_id").hash().alias("document"), words.hash().alias("words"), "relevance", "sample",
+        pl.Series("document", documents, pl.UInt64), words.hash().alias("words"), "relevance", "sample",
         pl.col("error").is_null().alias("sound"), (words != "").alias("filled"))
 
 

@@ -85,6 +85,11 @@ def test_the_order_of_rows_changes_nothing(tmp_path_factory, rows):
     assert all(_triples(found, epoch) == _triples(expected, epoch) for epoch in range(2))
 
 
+def test_the_order_hangs_on_the_ids_alone_and_on_no_version_of_a_library():
+    examples = _examples(8)
+    assert [examples.triple(i, 0).doc_id for i in range(8)] == ["d5", "d4", "d6", "d2", "d1", "d0", "d7", "d3"]
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.integers(2, 40), st.integers(2, 12), st.integers(0, 3))
 def test_every_epoch_sees_every_document_and_no_batch_one_twice(number, batch, seed):
