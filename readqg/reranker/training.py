@@ -53,7 +53,7 @@ from readqg.workers import ALONE, Workers
 
 log = logging.getLogger("readqg")
 
-_ON_WORKER = ("_placement", "_scorer", "_held_out", "_frozen")
+_ON_WORKER = ("_placement", "_scorer", "_held_out_pairs", "_frozen")
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,16 @@ class RerankerTraining(TrainStage):
         return TrainingScorer(tokenize, tokens_for(device, self.config.batch_tokens), dtype)
 
     @cached_property
-    def _held_out(self) -> tuple[HeldOut, EncodedPairs]:
-        held_out = HeldOut.search(self._held_out_examples.own_queries(), self.documents)
-        return held_out, self._scorer.tokenize(held_out.pairs)
+    def _held_out(self) -> HeldOut:
+        return HeldOut.search(self._held_out_examples.own_queries(), self.documents)
+
+    @cached_property
+    def _held_out_pairs(self) -> EncodedPairs:
+        return self._scorer.tokenize(self._held_out.pairs(self.documents))
+
+    def prepare(self) -> None:
+        """BM25's index of the whole corpus is made once, and no worker holds one."""
+        _ = self._held_out
 
     def build(self) -> Any:
         """The start, in float32, in training mode."""
@@ -279,12 +286,13 @@ class RerankerTraining(TrainStage):
         return scheduled(self.config.schedule, step, self.steps, warmup)
 
     def validate(self, model: Any, workers: Workers = ALONE) -> dict[str, Any]:
-        held_out, encoded = self._held_out
-        if len(held_out.pairs) < workers.count:  # too few to share: each does them all
+        encoded = self._held_out_pairs
+        number = len(encoded.input_ids)
+        if number < workers.count:  # too few to share: each does them all
             workers = ALONE
-        mine = range(*workers.span(len(held_out.pairs)))
+        mine = range(*workers.span(number))
         logits = torch.from_numpy(self._scorer.without_gradient(model, encoded, mine, workers)).to(self._placement[0])
-        return held_out.judge(workers.gather(logits).cpu().numpy()).to_log()
+        return self._held_out.judge(workers.gather(logits).cpu().numpy()).to_log()
 
     def collapsed(self, start: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         before, after = Validation.from_log(start), Validation.from_log(now)

@@ -156,6 +156,17 @@ def test_a_step_is_the_same_in_another_process_and_directory(tmp_path, monkeypat
     assert [ids.tolist() for ids in here.encoded.input_ids] == [ids.tolist() for ids in there.encoded.input_ids]
 
 
+def test_a_prepared_stage_brings_what_bm25_found_to_its_workers(tmp_path):
+    stage = RerankerTraining(reranker_config(tmp_path, held_out_share=0.25))
+    unprepared = pickle.loads(pickle.dumps(stage))
+    stage.prepare()
+    worker = pickle.loads(pickle.dumps(stage))
+    assert vars(worker)["_held_out"].candidates == stage._held_out.candidates and "_held_out" not in vars(unprepared)
+    model = stage.build()
+    assert worker.validate(model) == unprepared.validate(model) == stage.validate(model)
+    assert (worker.inputs(), worker.models()) == (unprepared.inputs(), unprepared.models())
+
+
 def test_the_learning_rate_rises_over_the_warm_up_and_falls_to_0(tmp_path):
     stage = RerankerTraining(reranker_config(tmp_path, epochs=4, warmup_epochs=1.0, batch=2))
     rates = [stage.learning_rate(step) for step in range(stage.steps + 1)]
