@@ -253,7 +253,8 @@ class Batches:
     Every epoch is a permutation of all documents, keyed by (seed, epoch). Its last batch, if short, is filled up with the
     first documents of the same permutation: every document is seen in every epoch, all batches are of one size, and no
     document is twice in a batch. With fewer documents than `batch`, a batch is all of them. `fixed`: every epoch has the batches
-    of the first, in another order. `others`: the negative of a document is the positive of the one after it in the permutation."""
+    of the first, their queries too, in another order. `others`: the negative of a document is the positive of the one after it in the
+    permutation."""
 
     def __init__(self, examples: Examples, batch: int, seed: int, fixed: bool = False, others: bool = False):
         self.examples, self.seed, self.fixed, self.others = examples, seed, fixed, others
@@ -263,8 +264,8 @@ class Batches:
 
     def triples(self, number: int) -> list[Triple]:
         """Batch `number` (0-based)."""
-        epoch, place = number // self.per_epoch, self.place(number)
-        order = self._permutation("", 0 if self.fixed else epoch, len(self.examples))
+        epoch, place = 0 if self.fixed else number // self.per_epoch, self.place(number)
+        order = self._permutation("", epoch, len(self.examples))
         places = np.arange(place * self.size, (place + 1) * self.size) % len(order)
         triples = [self.examples.triple(int(row), epoch) for row in order[places]]
         if not self.others:

@@ -112,6 +112,12 @@ def test_epochs_and_seeds_differ_in_their_order():
     assert batches.triples(0) != Batches(_examples(20), 20, seed=2).triples(0)
 
 
+def test_fixed_batches_keep_their_queries_too():
+    batches = Batches(_examples(10, pairs=2), 4, seed=0, fixed=True)
+    epochs = [{batches.place(s): batches.triples(s) for s in range(e * batches.per_epoch, (e + 1) * batches.per_epoch)} for e in range(3)]
+    assert epochs[0] == epochs[1] == epochs[2]
+
+
 def test_each_epoch_takes_the_next_pair_of_a_document():
     batches = Batches(_examples(4, pairs=2), 4, seed=0)
     taken = [{t.positive.split()[-1] for t in batches.triples(epoch)} for epoch in range(3)]

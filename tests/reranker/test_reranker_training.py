@@ -10,6 +10,7 @@ from readqg.errors import InputError
 from readqg.reranker.losses import in_batch_bce_loss, margin_ranking_loss
 from readqg.reranker.scoring import Float32Linear
 from readqg.reranker.training import RerankerTraining
+from readqg.workers import ALONE
 from tests.reranker.corpus import DOCUMENTS, both_queries, query_row, reranker_config
 
 
@@ -131,6 +132,31 @@ def test_a_document_whose_queries_are_the_same_is_left_out_of_eq_6_alone(tmp_pat
     own = stage._scorer.without_gradient(model, batch.encoded, [i * 11 + i for i in batch.negatives])
     negative = stage._scorer.without_gradient(model, batch.encoded, range(121, 131))
     assert stage.loss(model, batch)[1]["mr"] == pytest.approx((100 + negative - own).mean(), abs=1e-4)
+
+
+def test_the_cached_search_keeps_a_query_with_its_own_hardest_document_and_joins_no_other_pairs(tmp_path):
+    rows = [row for doc_id in DOCUMENTS for sample in range(2) for row in both_queries(doc_id, sample)]
+    config = reranker_config(tmp_path, rows, search="cached", batch=4)
+    stage, late = RerankerTraining(config), RerankerTraining(config)
+    model, epoch = stage.build(), range(stage.batches.per_epoch)
+    second = range(len(epoch), 2 * len(epoch))
+    searched = {stage.batches.place(number): stage.batch(number) for number in epoch}
+    for batch in searched.values():
+        stage.loss(model, batch)
+    whole = {number: late.batch(number) for number in second}
+    late.load_state(stage.state())
+
+    def trained_on(batch):
+        return [batch.encoded.input_ids[row].tolist() for row in batch.own_rows + stage._other_rows(model, batch, ALONE)]
+
+    for number in second:
+        before, again = searched[stage.batches.place(number)], stage.batch(number)
+        assert (len(before.encoded.input_ids), len(again.encoded.input_ids)) == (4 * 4 + 4, 4 * 2 + 4)
+        assert trained_on(before) == trained_on(again)
+        torch.manual_seed(0)
+        loss = stage.loss(model, again)
+        torch.manual_seed(0)
+        assert late.loss(model, whole[number]) == loss, "as with all pairs joined"
 
 
 def test_duplicates_in_a_batch_are_counted(tmp_path):
