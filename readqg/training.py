@@ -32,6 +32,10 @@ class TrainStage:
         """Name -> fingerprint of every model used."""
         return {}
 
+    def prepare(self) -> None:
+        """Called once, in the driver, before the stage goes to its workers, where there is training to do: compute here, into what is
+        pickled, what each of them would else compute for itself. A stage that was not prepared does the same."""
+
     def build(self) -> Any:
         """The `torch.nn.Module` to train; parameters that require gradients are the ones trained."""
         raise NotImplementedError

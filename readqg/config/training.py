@@ -157,7 +157,7 @@ class RerankerSettings(Settings):
     """Documents a batch, of all workers together."""
     search: Literal["fresh", "cached"] = "fresh"
     """Eq. 5's k(i): searched anew in every batch, or, cached, in the first epoch alone. Then every epoch has the same batches, in
-    another order, and k(i) stays what it was found to be."""
+    another order, and k(i) stays what it was found to be; of several samples a document's first is trained on alone."""
     round_trip: int | None = Field(None, ge=1)
     """Only queries at r = 1 whose document BM25 finds among its first so many are positives. Needs `readqg round-trip`."""
     negative_round_trip: int | None = Field(None, ge=1)

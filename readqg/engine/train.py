@@ -44,6 +44,7 @@ def run(stage: TrainStage, config: Any) -> dict[str, Any]:
         return folder.success()
     tracking.check(config.train.trackers)
     _make_private(state)
+    stage.prepare()
     made = folder.tmp / "model"
     job = Job(
         stage=stage,

@@ -49,7 +49,7 @@ def mle_loss_from_sums(
     / target_length, the padded one. Scalar, nats a token."""
     if profile == "paper":
         return -sums.sum() / lengths.sum()
-    return _mean_of_both_kinds(-sums, is_positive) / target_length
+    return _mean_of_kinds(-sums, is_positive) / target_length
 
 
 def pool(states: Tensor, mask: Tensor, *, profile: Profile = "paper", padded_length: int | None = None) -> Tensor:
@@ -100,8 +100,10 @@ def calibration_loss(
     hinge = (margin - forward + reverse).clamp(min=0.0)
     if profile == "paper":
         return hinge.mean()
-    return _mean_of_both_kinds(hinge, is_positive) / target_length
+    return _mean_of_kinds(hinge, is_positive) / target_length
 
 
-def _mean_of_both_kinds(values: Tensor, is_positive: Tensor) -> Tensor:
-    return 0.5 * (values[is_positive].mean() + values[~is_positive].mean())
+def _mean_of_kinds(values: Tensor, is_positive: Tensor) -> Tensor:
+    """Positives and negatives count as much as each other; where only one kind is there, as without relevance, it counts alone."""
+    kinds = [kind.mean() for kind in (values[is_positive], values[~is_positive]) if len(kind)]
+    return torch.stack(kinds).mean()

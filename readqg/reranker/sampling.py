@@ -221,12 +221,15 @@ def read_examples(
 
 def _hashed(first: int, table: pa.Table) -> pl.DataFrame:
     """Of some rows of a queries folder: row (its number), document and words (hashes), relevance, sample, sound, filled, rank, ratio."""
+    ids = table["doc_id"].combine_chunks().dictionary_encode()
+    # The order of training hangs on these; polars' own hash, which does for words, changes with its version.
+    documents = np.array([stable_hash(doc_id) for doc_id in ids.dictionary.to_pylist()], dtype=np.uint64)[ids.indices]
     words = pl.col("query").fill_null("").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
     rank, ratio = (pl.col(name) if name in table.column_names else pl.lit(None, dtype).alias(name)
                    for name, dtype in (("rank", pl.Int32), ("ratio", pl.Float32)))
     return pl.DataFrame(pl.from_arrow(table)).select(
         rank, ratio.fill_nan(None), (pl.int_range(pl.len()) + first).cast(pl.UInt32).alias("row"),
-        pl.col("doc_id").hash().alias("document"), words.hash().alias("words"), "relevance", "sample",
+        pl.Series("document", documents, pl.UInt64), words.hash().alias("words"), "relevance", "sample",
         pl.col("error").is_null().alias("sound"), (words != "").alias("filled"))
 
 
@@ -250,7 +253,8 @@ class Batches:
     Every epoch is a permutation of all documents, keyed by (seed, epoch). Its last batch, if short, is filled up with the
     first documents of the same permutation: every document is seen in every epoch, all batches are of one size, and no
     document is twice in a batch. With fewer documents than `batch`, a batch is all of them. `fixed`: every epoch has the batches
-    of the first, in another order. `others`: the negative of a document is the positive of the one after it in the permutation."""
+    of the first, their queries too, in another order. `others`: the negative of a document is the positive of the one after it in the
+    permutation."""
 
     def __init__(self, examples: Examples, batch: int, seed: int, fixed: bool = False, others: bool = False):
         self.examples, self.seed, self.fixed, self.others = examples, seed, fixed, others
@@ -260,8 +264,8 @@ class Batches:
 
     def triples(self, number: int) -> list[Triple]:
         """Batch `number` (0-based)."""
-        epoch, place = number // self.per_epoch, self.place(number)
-        order = self._permutation("", 0 if self.fixed else epoch, len(self.examples))
+        epoch, place = 0 if self.fixed else number // self.per_epoch, self.place(number)
+        order = self._permutation("", epoch, len(self.examples))
         places = np.arange(place * self.size, (place + 1) * self.size) % len(order)
         triples = [self.examples.triple(int(row), epoch) for row in order[places]]
         if not self.others:

@@ -38,13 +38,13 @@ _COLLAPSED_SHARE = 0.01  # of the start's spread: below it, scores no longer tel
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out documents as queries to rank. `pairs`: (query, document text), all candidates of the first query, then of the
-    next; `candidates[i]`: the candidates' ids of query i; `doc_ids[i]`: the document it was generated from; `first[i]`: BM25's scores of
-    the candidates, where they are known."""
+    """Held-out documents as queries to rank. `queries[i]`: a query; `candidates[i]`: its candidates' ids; `doc_ids[i]`: the document it
+    was generated from; `first[i]`: BM25's scores of the candidates, where they are known. It goes to every worker, so it holds no texts
+    of documents."""
 
     doc_ids: list[str]
     candidates: list[list[str]]
-    pairs: list[tuple[str, str]]
+    queries: list[str]
     first: list[np.ndarray] = field(default_factory=list)
 
     @classmethod
@@ -54,13 +54,13 @@ class HeldOut:
         names = [f"query of {source}" for source in queries]
         run = bm25_run(documents, dict(zip(names, queries.values(), strict=True)), top_k=CANDIDATES)
         candidates = [list(dict.fromkeys([*run[name], source])) for name, source in zip(names, queries, strict=True)]
-        pairs = [
-            (query, text)
-            for query, ids in zip(queries.values(), candidates, strict=True) for text in documents.texts(ids)
-        ]
         first = [np.array([run[name].get(doc_id, min(run[name].values(), default=0.0)) for doc_id in ids])
                  for name, ids in zip(names, candidates, strict=True)]
-        return cls(list(queries), candidates, pairs, first)
+        return cls(list(queries), candidates, list(queries.values()), first)
+
+    def pairs(self, documents: Documents) -> list[tuple[str, str]]:
+        """(query, document text): all candidates of the first query, then of the next."""
+        return [(query, text) for query, ids in zip(self.queries, self.candidates, strict=True) for text in documents.texts(ids)]
 
     def judge(self, logits: np.ndarray) -> Validation:
         """`logits`: one a pair of `pairs`. A logit that is not finite ranks last, and is counted."""
@@ -225,8 +225,9 @@ def guard(before: Validation, after: Validation, chosen_among: int = 1, seed: in
 
 
 def has_collapsed(before: Validation, after: Validation) -> bool:
-    """Whether the scores no longer tell the candidates of a query apart."""
-    return after.spread <= _COLLAPSED_SHARE * before.spread
+    """Whether the scores no longer tell the candidates of a query apart. Where the start's are not spread either, as of queries that
+    find no document but their own, there is nothing to lose."""
+    return before.spread > 0 and after.spread <= _COLLAPSED_SHARE * before.spread
 
 
 def _for_choosing(doc_ids: Iterable[str]) -> set[str]:

@@ -8,6 +8,7 @@ import torch
 from sentence_transformers import CrossEncoder
 from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from readqg.reranker.losses import Activation, Sign, bce_loss, hardest_documents, margin_ranking_loss
 
@@ -17,7 +18,8 @@ class RelevanceAwareLoss(nn.Module):
 
     The dataset has the columns query, document and, for Eq. 6, negative query, in this order whatever their names, and no labels.
     The search for k(i) runs without gradient and with dropout off, over the pairs sorted by length; the gradient runs through the
-    chosen pairs alone.
+    chosen pairs alone. A batch of one row, as the trainer leaves at the end of an epoch unless told to drop it, has no k(i): Eq. 5's
+    second mean is left out of it.
 
         loss = RelevanceAwareLoss(model)
         CrossEncoderTrainer(model=model, train_dataset=dataset, loss=loss).train()
@@ -37,21 +39,23 @@ class RelevanceAwareLoss(nn.Module):
 
     def forward(self, inputs: list[list[str]], labels: Tensor | None = None, prompt: str | None = None,
                 task: str | None = None) -> Tensor:
-        """Scalar. Raises `ValueError` for another number of columns than two or three, or fewer than two rows."""
-        if len(inputs) not in (2, 3) or len(inputs[0]) < 2:
-            raise ValueError("RelevanceAwareLoss needs the columns query, document and, for Eq. 6, negative query, and two rows or more "
-                             f"in a batch; found {len(inputs)} columns of {len(inputs[0]) if inputs else 0} rows.")
+        """Scalar. Raises `ValueError` for another number of columns than two or three."""
+        if len(inputs) not in (2, 3):
+            raise ValueError("RelevanceAwareLoss needs the columns query, document and, for Eq. 6, negative query; "
+                             f"found {len(inputs)} columns of {len(inputs[0]) if inputs else 0} rows.")
         queries, documents = inputs[0], inputs[1]
-        hardest = hardest_documents(self._search(queries, documents, prompt, task)).tolist()
         pairs = list(zip(queries, documents, strict=True))
-        pairs += [(query, documents[k]) for query, k in zip(queries, hardest, strict=True)]
+        alone = len(queries) == 1
+        if not alone:
+            hardest = hardest_documents(self._search(queries, documents, prompt, task)).tolist()
+            pairs += [(query, documents[k]) for query, k in zip(queries, hardest, strict=True)]
         if len(inputs) == 3 and self.w_mr:
             first, second = (queries, inputs[2]) if self.negative_pair == "query_query" else (inputs[2], documents)
             pairs += list(zip(first, second, strict=True))
-        own, hard, *negative = torch.split(self._scores(pairs, prompt, task), len(queries))
-        loss = bce_loss(own, hard)
-        if negative:
-            loss = loss + self.w_mr * margin_ranking_loss(own, negative[0], self.margin, self.sign, self.activation)
+        own, *rest = torch.split(self._scores(pairs, prompt, task), len(queries))
+        loss = 0.5 * softplus(-own).mean() if alone else bce_loss(own, rest.pop(0))
+        if rest:
+            loss = loss + self.w_mr * margin_ranking_loss(own, rest[0], self.margin, self.sign, self.activation)
         return loss
 
     def get_config_dict(self) -> dict[str, Any]:

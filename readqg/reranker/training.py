@@ -53,7 +53,7 @@ from readqg.workers import ALONE, Workers
 
 log = logging.getLogger("readqg")
 
-_ON_WORKER = ("_placement", "_scorer", "_held_out", "_frozen")
+_ON_WORKER = ("_placement", "_scorer", "_held_out_pairs", "_frozen")
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,15 @@ class Batch:
     i * columns + j of `encoded` is (q_i, j-th of its documents); row b * columns + e is the pair of Eq. 6 of the e-th document that
     has one, `negatives[e]`; last come 1 + n rows for each of this worker's `replayed` documents, the positive pair first.
 
-    The documents of a query are the batch's, its own at column `first` + i; or, `mined`, its own and then the mined ones."""
+    The documents of a query are the batch's, its own at column `first` + i; or, `chosen`, its own and then the mined ones, or k(i)
+    where that is known."""
 
     number: int
     own: int
     """b."""
     columns: int
     first: int
-    mined: bool
+    chosen: bool
     negatives: list[int]
     replayed: int
     encoded: EncodedPairs
@@ -82,7 +83,7 @@ class Batch:
     @property
     def own_rows(self) -> list[int]:
         """Of (q_i, d_i)."""
-        return [self.row(i, 0 if self.mined else self.first + i) for i in range(self.own)]
+        return [self.row(i, 0 if self.chosen else self.first + i) for i in range(self.own)]
 
     def replayed_rows(self) -> tuple[list[int], list[int]]:
         """Of the positive pairs, and of the negative ones, document by document."""
@@ -156,9 +157,16 @@ class RerankerTraining(TrainStage):
         return TrainingScorer(tokenize, tokens_for(device, self.config.batch_tokens), dtype)
 
     @cached_property
-    def _held_out(self) -> tuple[HeldOut, EncodedPairs]:
-        held_out = HeldOut.search(self._held_out_examples.own_queries(), self.documents)
-        return held_out, self._scorer.tokenize(held_out.pairs)
+    def _held_out(self) -> HeldOut:
+        return HeldOut.search(self._held_out_examples.own_queries(), self.documents)
+
+    @cached_property
+    def _held_out_pairs(self) -> EncodedPairs:
+        return self._scorer.tokenize(self._held_out.pairs(self.documents))
+
+    def prepare(self) -> None:
+        """BM25's index of the whole corpus is made once, and no worker holds one."""
+        _ = self._held_out
 
     def build(self) -> Any:
         """The start, in float32, in training mode."""
@@ -176,8 +184,10 @@ class RerankerTraining(TrainStage):
         texts = self.documents.texts([t.doc_id for t in triples])
         first, stop = workers.span(len(triples))
         mine = triples[first:stop]
-        others = self.documents.texts([doc_id for t in mine for doc_id in self._mined(t, triples, number)])
-        per_query = self.config.mined
+        per_query, others = self.config.mined, self.documents.texts([d for t in mine for d in self._mined(t, triples, number)])
+        hardest = None if per_query else self._found.get(self.batches.place(number))
+        if hardest is not None:
+            per_query, others = 1, [texts[k] for k in hardest[first:stop]]
         if per_query:
             pairs = [(t.positive, text) for i, t in enumerate(mine)
                      for text in (texts[first + i], *others[i * per_query:(i + 1) * per_query])]
@@ -241,7 +251,7 @@ class RerankerTraining(TrainStage):
 
     def _other_rows(self, model: Any, batch: Batch, workers: Workers) -> list[int]:
         """Rows of the other documents of Eq. 5, query by query, as many for each."""
-        if batch.mined:
+        if batch.chosen:
             return [batch.row(i, column) for i in range(batch.own) for column in range(1, batch.columns)]
         return [batch.row(i, column) for i, column in enumerate(self._hardest(model, batch, workers))]
 
@@ -249,7 +259,7 @@ class RerankerTraining(TrainStage):
         """k(i) of this worker's queries: columns of the batch."""
         place = self.batches.place(batch.number)
         first, stop = batch.first, batch.first + batch.own
-        if place in self._found:
+        if place in self._found:  # since the batch was made
             return self._found[place][first:stop]
         b, columns = batch.own, batch.columns
         scores = np.full((b, columns), -np.inf, dtype=np.float32)
@@ -279,12 +289,13 @@ class RerankerTraining(TrainStage):
         return scheduled(self.config.schedule, step, self.steps, warmup)
 
     def validate(self, model: Any, workers: Workers = ALONE) -> dict[str, Any]:
-        held_out, encoded = self._held_out
-        if len(held_out.pairs) < workers.count:  # too few to share: each does them all
+        encoded = self._held_out_pairs
+        number = len(encoded.input_ids)
+        if number < workers.count:  # too few to share: each does them all
             workers = ALONE
-        mine = range(*workers.span(len(held_out.pairs)))
+        mine = range(*workers.span(number))
         logits = torch.from_numpy(self._scorer.without_gradient(model, encoded, mine, workers)).to(self._placement[0])
-        return held_out.judge(workers.gather(logits).cpu().numpy()).to_log()
+        return self._held_out.judge(workers.gather(logits).cpu().numpy()).to_log()
 
     def collapsed(self, start: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         before, after = Validation.from_log(start), Validation.from_log(now)

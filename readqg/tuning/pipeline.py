@@ -110,10 +110,11 @@ class PipelineSearch(Search):
         device, dtype = devices.device_and_dtype(config.compute)
         tokenize = PairTokenizer(models.resolve(config.start), config.max_length)
         scorer = TrainingScorer(tokenize, tokens_for(device, config.batch_tokens), dtype)
-        held_out = HeldOut.search(self._held_out_queries(), Documents.open(self.config.documents))
-        encoded = tokenize(held_out.pairs)
+        documents = Documents.open(self.config.documents)
+        held_out = HeldOut.search(self._held_out_queries(), documents)
+        encoded = tokenize(held_out.pairs(documents))
         for step in train(stage, model, config, rung_steps(stage.steps, self.config.rungs)):
-            found = held_out.judge(scorer.without_gradient(model, encoded, range(len(held_out.pairs))))
+            found = held_out.judge(scorer.without_gradient(model, encoded, range(len(encoded.input_ids))))
             yield Rung({"step": float(step), "score": found.score, "spread": found.spread}, step == stage.steps)
 
     def _write_queries(self, sampling: dict[str, Any], out: Path) -> Path:

@@ -1,22 +1,24 @@
-"""Memory of training against the size of what it reads, 10 k to 1 M documents, each size in a process of its own.
+"""Memory of training against the size of what it reads, 10 k to 1 M documents, each size in processes of its own.
 
     python -m tests.benchmarks.bench_train_memory generator
     python -m tests.benchmarks.bench_train_memory reranker
 
-Tiny models, so that what is measured is the reading: opening the folder, then 50 batches with loss and gradient.
+Tiny models, so that what is measured is the reading. The driver opens the folders and prepares the stage; a worker, which is another
+process, takes it up as pickled and does 50 batches with loss and gradient, and a validation.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import pickle
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -38,20 +40,28 @@ def main() -> None:
     parser.add_argument("what", choices=["generator", "reranker"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--work", default=None)
-    parser.add_argument("--measure", default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--drive", default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--train", default=None, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.measure:
-        _measure(args.what, Path(args.measure))
-        return
+    if args.drive:
+        return _drive(args.what, Path(args.drive))
+    if args.train:
+        return _train(Path(args.train))
     print(machine())
     with tempfile.TemporaryDirectory(dir=args.work) as work:
         for size in args.sizes:
             folder = Path(work) / str(size)
             _prepare(args.what, folder, size)
-            command = [sys.executable, "-m", "tests.benchmarks.bench_train_memory", args.what, "--measure", str(folder)]
-            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            found = json.loads(out.splitlines()[-1])
-            print(f"{size:,} documents: {found['opened']:,.0f} MiB opened, {found['peak']:,.0f} MiB at the peak", flush=True)
+            driver, worker = (_run(args.what, part, folder) for part in ("--drive", "--train"))
+            print(f"{size:,} documents: the driver {driver['opened']:,.0f} MiB opened, {driver['peak']:,.0f} MiB at the peak; a worker "
+                  f"{worker['opened']:,.0f} MiB opened, {worker['peak']:,.0f} MiB at the peak", flush=True)
+
+
+def _run(what: str, part: str, folder: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.benchmarks.bench_train_memory", what, part, str(folder)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found: dict[str, float] = json.loads(out.splitlines()[-1])
+    return found
 
 
 def _prepare(what: str, folder: Path, size: int) -> None:
@@ -61,11 +71,17 @@ def _prepare(what: str, folder: Path, size: int) -> None:
         _write(folder / "pairs", size, PAIRS, lambda i: [{**pair_row(i, 4, 4), "text": text}], [512] * 1000)
         return
     tiny_cross_encoder(folder / "model", max_positions=128)
-    _write(folder / "documents", size, SCHEMAS["documents"], lambda i: [{"doc_id": f"d{i}", "title": "", "text": f"the wing of {i}"}])
+    _write(folder / "documents", size, SCHEMAS["documents"], lambda i: [{"doc_id": f"d{i}", "title": "", "text": _text(i)}])
     rows = {"sample": 0, "log_likelihood": -20.0, "n_tokens": 9, "error": None}
     _write(folder / "queries", size, QUERIES, lambda i: [
         {"doc_id": f"d{i}", "relevance": r, "query": f"what is number {i} of the {word} boundary layers", **rows}
         for r, word in ((1.0, "first"), (0.0, "other"))])
+
+
+def _text(number: int) -> str:
+    """Sixty words, as frequent as words are."""
+    drawn = np.random.Generator(np.random.Philox(key=number)).zipf(1.3, 56) % 100_000
+    return f"the wing of {number} " + " ".join(f"word{n}" for n in drawn.tolist())
 
 
 def _write(path: Path, size: int, schema: pa.Schema, rows: Any, groups: list[int] | None = None) -> None:
@@ -78,8 +94,7 @@ def _write(path: Path, size: int, schema: pa.Schema, rows: Any, groups: list[int
     folder.finish(_PARTS)
 
 
-def _measure(what: str, folder: Path) -> None:
-    torch.set_num_threads(1)
+def _drive(what: str, folder: Path) -> None:
     compute = Compute(device="cpu", precision="fp32")
     if what == "generator":
         from readqg.generator.training import GeneratorTraining
@@ -93,15 +108,27 @@ def _measure(what: str, folder: Path) -> None:
             queries=f"{folder}/queries", documents=f"{folder}/documents", start=f"{folder}/model", out="unused", max_length=48,
             compute=compute))
     opened = _peak()
+    stage.prepare()
+    (folder / "stage.pickle").write_bytes(pickle.dumps(stage))
+    sys.stdout.write(json.dumps({"opened": opened, "peak": _peak()}) + "\n")
+
+
+def _train(folder: Path) -> None:
+    torch.set_num_threads(1)
+    stage = pickle.loads((folder / "stage.pickle").read_bytes())
+    opened = _peak()
     model = stage.build()
     for number in range(_BATCHES):
         loss, _ = stage.loss(model, stage.batch(number))
         loss.backward()
+    stage.validate(model)
     sys.stdout.write(json.dumps({"opened": opened, "peak": _peak()}) + "\n")
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """MiB. Not `ru_maxrss`, which a process takes over from the one that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The training loop on a real Ray Train and DeepSpeed."""
 
 import json
+import os
 from collections import deque
 
 import pytest
@@ -34,6 +35,14 @@ def test_training_learns_and_keeps_the_best_weights(unbroken):
     assert shown["loss"] == pytest.approx({line["step"]: line["loss"] for line in log if "loss" in line})
     assert shown["validation/score"] == pytest.approx({line["step"]: line["validation"]["score"] for line in log if "validation" in line})
     assert not (unbroken / "_train").exists(), "checkpoints are for going on alone"
+
+
+def test_a_stage_is_prepared_in_the_driver_and_only_where_there_is_training_to_do(unbroken):
+    processes = json.loads((unbroken / "processes.json").read_text())
+    assert processes["prepared"] == os.getpid() != processes["trained"]
+    again = Line()
+    train.run(again, LineConfig(out=str(unbroken)))
+    assert again.prepared_by is None
 
 
 def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_weights(unbroken, tmp_path):

@@ -93,10 +93,13 @@ class Line(TrainStage):
 
     def __init__(self, steps=30, deadly=None, broken=None, marks=None, dropout=0.3, flat=None):
         self.steps, self.seed, self.deadly, self.broken, self.marks = steps, 3, deadly, broken, marks
-        self.dropout, self.flat = dropout, flat
+        self.dropout, self.flat, self.prepared_by = dropout, flat, None
 
     def inputs(self):
         return {"line": "sum"}
+
+    def prepare(self):
+        self.prepared_by = os.getpid()
 
     def build(self):
         import torch
@@ -136,6 +139,7 @@ class Line(TrainStage):
 
         save_file(model.state_dict(), folder / "line.safetensors")
         (folder / "log.json").write_text(json.dumps(log))
+        (folder / "processes.json").write_text(json.dumps({"prepared": self.prepared_by, "trained": os.getpid()}))
 
 
 class Troubled(Squares):

@@ -54,17 +54,19 @@ def test_examples_and_the_beginning_of_one_more():
         "Example 1:\nDocument:\na wing flies\nRelevant Query: what flies\n\nExample 2:\nDocument:\n")
 
 
-def test_the_control_without_relevance_sees_positives_alone_under_r_1(tmp_path):
+@pytest.mark.parametrize("profile", ["paper", "authors"])
+def test_the_control_without_relevance_sees_positives_alone_under_r_1(tmp_path, profile):
     pairs = write_pairs(tmp_path / "pairs", [pair_row(i) for i in range(6)])
     config = TrainGeneratorConfig(
         pairs=str(pairs), out="unused", backbone=str(tiny_llama(tmp_path / "llama")), m=2, documents_per_step=2, unconditional=True,
-        w_sc=0.0, w_cal=0.0, held_out_documents=1, compute={"device": "cpu", "precision": "fp32"})
+        w_sc=0.0, w_cal=0.0, held_out_documents=1, profile=profile, compute={"device": "cpu", "precision": "fp32"})
     stage = GeneratorTraining(config)
     model = stage.build()
     batch = collate(stage.batch(0).rows, model, config, "step 0")
     assert batch.relevance.tolist() == [1.0, 1.0] and batch.is_positive.all() and batch.encoding.tolist() == [0, 0, 1, 1]
     loss, _ = stage.loss(model, stage.batch(0))
     loss.backward()
+    assert torch.isfinite(loss)
     assert model.prompts.relevance.plus.grad.abs().sum() > 0 and not model.prompts.relevance.minus.grad.any()
     assert set(stage.validate(model)) == {"positive_own", "positive_swapped"}
 

@@ -74,6 +74,15 @@ def test_log_likelihood_sums_over_real_tokens() -> None:
     assert close(token_log_likelihoods(LOGITS, LABELS), [[math.log(0.5), math.log(0.75)], [math.log(0.5), 0.0]])
 
 
+@pytest.mark.parametrize("kind", [True, False])
+def test_a_kind_that_is_absent_has_no_part_in_the_authors_means(kind: bool) -> None:
+    alone = torch.tensor([kind, kind])
+    first, second = -math.log(0.5) - math.log(0.75), -math.log(0.5)
+    assert close(mle_loss(LOGITS, LABELS, alone, profile="authors"), (first + second) / 2 / 2)
+    sums = torch.tensor([-1.0, -2.0], dtype=torch.float64)
+    assert close(calibration_loss(sums, sums + 1, alone, margin=1.0, target_length=4, profile="authors"), 2 / 4)
+
+
 def test_mle_is_a_mean_over_tokens_in_paper_and_over_padded_lengths_in_authors() -> None:
     first, second = -math.log(0.5) - math.log(0.75), -math.log(0.5)
     assert close(mle_loss(LOGITS, LABELS, IS_POSITIVE, profile="paper"), (first + second) / 3)

@@ -89,8 +89,8 @@ def test_the_folder_carries_the_weight_of_bm25_learned_on_the_held_out_documents
     from readqg.fusion import best_weight, learned_weight
 
     stage, model, folder = saved
-    held_out, encoded = stage._held_out
-    logits = stage._scorer.without_gradient(model, encoded, range(len(held_out.pairs)))
+    held_out, encoded = stage._held_out, stage._held_out_pairs
+    logits = stage._scorer.without_gradient(model, encoded, range(len(encoded.input_ids)))
     scores = np.split(logits, np.cumsum([len(ids) for ids in held_out.candidates])[:-1])
     sources = [ids.index(source) for source, ids in zip(held_out.doc_ids, held_out.candidates, strict=True)]
     assert [len(first) for first in held_out.first] == [len(ids) for ids in held_out.candidates]

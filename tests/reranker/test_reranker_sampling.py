@@ -85,6 +85,11 @@ def test_the_order_of_rows_changes_nothing(tmp_path_factory, rows):
     assert all(_triples(found, epoch) == _triples(expected, epoch) for epoch in range(2))
 
 
+def test_the_order_hangs_on_the_ids_alone_and_on_no_version_of_a_library():
+    examples = _examples(8)
+    assert [examples.triple(i, 0).doc_id for i in range(8)] == ["d5", "d4", "d6", "d2", "d1", "d0", "d7", "d3"]
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.integers(2, 40), st.integers(2, 12), st.integers(0, 3))
 def test_every_epoch_sees_every_document_and_no_batch_one_twice(number, batch, seed):
@@ -105,6 +110,12 @@ def test_epochs_and_seeds_differ_in_their_order():
     batches = Batches(_examples(20), 20, seed=1)
     assert batches.triples(0) != batches.triples(1)
     assert batches.triples(0) != Batches(_examples(20), 20, seed=2).triples(0)
+
+
+def test_fixed_batches_keep_their_queries_too():
+    batches = Batches(_examples(10, pairs=2), 4, seed=0, fixed=True)
+    epochs = [{batches.place(s): batches.triples(s) for s in range(e * batches.per_epoch, (e + 1) * batches.per_epoch)} for e in range(3)]
+    assert epochs[0] == epochs[1] == epochs[2]
 
 
 def test_each_epoch_takes_the_next_pair_of_a_document():

@@ -10,6 +10,7 @@ from readqg.errors import InputError
 from readqg.reranker.losses import in_batch_bce_loss, margin_ranking_loss
 from readqg.reranker.scoring import Float32Linear
 from readqg.reranker.training import RerankerTraining
+from readqg.workers import ALONE
 from tests.reranker.corpus import DOCUMENTS, both_queries, query_row, reranker_config
 
 
@@ -133,6 +134,31 @@ def test_a_document_whose_queries_are_the_same_is_left_out_of_eq_6_alone(tmp_pat
     assert stage.loss(model, batch)[1]["mr"] == pytest.approx((100 + negative - own).mean(), abs=1e-4)
 
 
+def test_the_cached_search_keeps_a_query_with_its_own_hardest_document_and_joins_no_other_pairs(tmp_path):
+    rows = [row for doc_id in DOCUMENTS for sample in range(2) for row in both_queries(doc_id, sample)]
+    config = reranker_config(tmp_path, rows, search="cached", batch=4)
+    stage, late = RerankerTraining(config), RerankerTraining(config)
+    model, epoch = stage.build(), range(stage.batches.per_epoch)
+    second = range(len(epoch), 2 * len(epoch))
+    searched = {stage.batches.place(number): stage.batch(number) for number in epoch}
+    for batch in searched.values():
+        stage.loss(model, batch)
+    whole = {number: late.batch(number) for number in second}
+    late.load_state(stage.state())
+
+    def trained_on(batch):
+        return [batch.encoded.input_ids[row].tolist() for row in batch.own_rows + stage._other_rows(model, batch, ALONE)]
+
+    for number in second:
+        before, again = searched[stage.batches.place(number)], stage.batch(number)
+        assert (len(before.encoded.input_ids), len(again.encoded.input_ids)) == (4 * 4 + 4, 4 * 2 + 4)
+        assert trained_on(before) == trained_on(again)
+        torch.manual_seed(0)
+        loss = stage.loss(model, again)
+        torch.manual_seed(0)
+        assert late.loss(model, whole[number]) == loss, "as with all pairs joined"
+
+
 def test_duplicates_in_a_batch_are_counted(tmp_path):
     rows = [row for doc_id in DOCUMENTS for row in both_queries(doc_id)]
     rows = [{**row, "query": "what is it"} if row["relevance"] and row["doc_id"] in ("d1", "d2") else row for row in rows]
@@ -154,6 +180,17 @@ def test_a_step_is_the_same_in_another_process_and_directory(tmp_path, monkeypat
     there = worker.batch(5)
     assert worker.validate(worker.build())["score"] >= 0
     assert [ids.tolist() for ids in here.encoded.input_ids] == [ids.tolist() for ids in there.encoded.input_ids]
+
+
+def test_a_prepared_stage_brings_what_bm25_found_to_its_workers(tmp_path):
+    stage = RerankerTraining(reranker_config(tmp_path, held_out_share=0.25))
+    unprepared = pickle.loads(pickle.dumps(stage))
+    stage.prepare()
+    worker = pickle.loads(pickle.dumps(stage))
+    assert vars(worker)["_held_out"].candidates == stage._held_out.candidates and "_held_out" not in vars(unprepared)
+    model = stage.build()
+    assert worker.validate(model) == unprepared.validate(model) == stage.validate(model)
+    assert (worker.inputs(), worker.models()) == (unprepared.inputs(), unprepared.models())
 
 
 def test_the_learning_rate_rises_over_the_warm_up_and_falls_to_0(tmp_path):
@@ -184,6 +221,15 @@ def test_what_is_left_out_is_said(tmp_path, caplog):
     rows[0] = {**rows[0], "query": None, "error": "NaN"}
     RerankerTraining(reranker_config(tmp_path, rows))
     assert "11 of 12 documents can be trained on; rows with error 1, documents without positive 1" in caplog.text
+
+
+def test_a_corpus_whose_queries_find_their_own_document_alone_does_not_look_collapsed(tmp_path):
+    rows = [query_row(doc_id, r, f"zz{r:.0f}{doc_id}") for doc_id in DOCUMENTS for r in (1.0, 0.0)]
+    stage = RerankerTraining(reranker_config(tmp_path, rows))
+    model = stage.build()
+    start = stage.validate(model)
+    assert (start["spread"], start["score"]) == (0.0, 1.0)
+    assert stage.collapsed(start, stage.validate(model)) is None
 
 
 def test_training_lowers_the_loss(tmp_path):

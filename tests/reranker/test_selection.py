@@ -15,8 +15,7 @@ from tests.reranker.corpus import write_documents
 
 
 def _held_out(candidates):
-    pairs = [("query", doc_id) for ids in candidates.values() for doc_id in ids]
-    return HeldOut(list(candidates), list(candidates.values()), pairs)
+    return HeldOut(list(candidates), list(candidates.values()), ["query"] * len(candidates))
 
 
 def _validation(*ndcg, spread=1.0, not_finite=0):
@@ -64,7 +63,7 @@ def test_candidates_are_bm25s_best_of_the_whole_corpus_and_the_source(tmp_path):
     assert len(held_out.candidates[0]) == 21
     assert held_out.candidates[0][-1] == "own"
     assert held_out.candidates[1] == ["7"]
-    assert held_out.pairs[20:] == [("shock wave", "boundary layer"), ("zzz", "heat")]
+    assert held_out.pairs(documents)[20:] == [("shock wave", "boundary layer"), ("zzz", "heat")]
 
 
 def test_the_tuned_model_is_named_where_it_is_better():
@@ -102,6 +101,12 @@ def test_collapsed_scores_name_the_start_whatever_they_rank():
     verdict = guard(_validation(0.5, 0.5, spread=4.0), _validation(1.0, 1.0, spread=0.01))
     assert verdict.use == "start"
     assert "collapsed" in verdict.reason and verdict.broken == "collapsed"
+
+
+def test_a_start_without_spread_has_none_to_lose():
+    assert guard(_validation(0.5, 0.5, spread=0.0), _validation(1.0, 0.5, spread=0.0)).broken is None
+    verdict = guard(_validation(1.0, 1.0, spread=0.0), _validation(1.0, 1.0, spread=0.0))
+    assert (verdict.use, verdict.broken) == ("start", None)
 
 
 def test_scores_that_are_no_numbers_name_the_start():

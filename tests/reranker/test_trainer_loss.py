@@ -1,6 +1,7 @@
 """The loss in sentence-transformers' own trainer, beside our loop."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from sentence_transformers import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
+from torch.nn import Identity
 from torch.utils.data import BatchSampler, SequentialSampler
 
 import readqg
@@ -86,5 +88,21 @@ def test_two_columns_leave_eq_6_out_and_other_numbers_are_refused(stage: Reranke
     assert float(loss([queries, documents])) < float(loss([queries, documents, negatives])) + 1e-6
     with pytest.raises(ValueError, match="found 1 columns of 4 rows"):
         loss([queries])
-    with pytest.raises(ValueError, match="two rows or more"):
-        loss([queries[:1], documents[:1], negatives[:1]])
+
+
+def test_a_last_batch_of_one_row_has_no_second_mean_and_no_crash(stage: RerankerTraining, tmp_path: Path) -> None:
+    encoder = CrossEncoder(stage.config.start, device="cpu", max_length=48)
+    loss, seen = readqg.RelevanceAwareLoss(encoder, margin=100.0), []
+    loss.register_forward_hook(lambda _, inputs, value: seen.append((len(inputs[0][0]), float(value.detach()))))
+    three = {name: values[:3] for name, values in columns(stage, 1).items()}
+    query, document, negative_query = (values[2] for values in three.values())
+    own, negative = encoder.predict([(query, document), (query, negative_query)], activation_fn=Identity())
+    arguments = CrossEncoderTrainingArguments(
+        output_dir=str(tmp_path / "trainer"), per_device_train_batch_size=2, num_train_epochs=1, learning_rate=0.0, report_to=[],
+        save_strategy="no", use_cpu=True)
+    trainer = CrossEncoderTrainer(model=encoder, args=arguments, train_dataset=Dataset.from_dict(three), loss=loss)
+    trainer.train()
+    assert sorted(rows for rows, _ in seen) == [1, 2] and trainer.state.global_step == 2
+    assert all(math.isfinite(value) for _, value in seen)
+    assert float(loss([[query], [document], [negative_query]])) == pytest.approx(
+        0.5 * math.log1p(math.exp(-own)) + 100 + negative - own, abs=1e-4)
