@@ -3,7 +3,6 @@
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from readqg.config import TrainGeneratorConfig, TrainRerankerConfig, TrainSettings
-from readqg.engine import train
-from readqg.engine.training_loop import _Run
+from readqg.engine import checkpoints, train
 from readqg.errors import ConfigError
 from readqg.generator.training import GeneratorTraining
 from readqg.reranker.training import RerankerTraining
@@ -147,12 +145,10 @@ def test_zero_changes_nothing(kind: str, inputs: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_checkpoint_of_other_workers_or_precision_is_refused(facts: dict[str, Any], said: str) -> None:
-    run = _Run.__new__(_Run)
-    run.stage, run.workers, run.precision = SimpleNamespace(name="train"), Workers(), "fp32"  # type: ignore[assignment]
-    run.job = SimpleNamespace(train=TrainSettings(zero_stage=1))  # type: ignore[assignment]
-    run._check({"workers": 1, "precision": "fp32"})
+    now = ("train", TrainSettings(zero_stage=1), Workers(), "fp32")
+    checkpoints.fits(now[0], {"workers": 1, "precision": "fp32"}, *now[1:])
     with pytest.raises(ConfigError, match=said):
-        run._check(facts)
+        checkpoints.fits(now[0], facts, *now[1:])
 
 
 def test_the_cached_search_goes_on_as_if_unbroken(inputs: Path, tmp_path: Path) -> None:
