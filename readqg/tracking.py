@@ -22,30 +22,47 @@ def check(names: Sequence[str]) -> None:
                               f"pip install 'readqg[{name}]', or leave it out.")
 
 
-class Trackers:
-    """Where the metrics of a run into `folder` go. A run that was broken goes on under the same name, from `step` on."""
+Line = tuple[int, Mapping[str, Any]]
+"""A step and what was seen at it."""
 
-    def __init__(self, names: Sequence[str], folder: Path, run: str, step: int, config: Mapping[str, Any]) -> None:
+
+class Trackers:
+    """Where the metrics of a run into `folder` go. A run that was broken goes on under the same name, from `step` on; `kept`: what
+    its log has up to there."""
+
+    def __init__(
+        self, names: Sequence[str], folder: Path, run: str, step: int, config: Mapping[str, Any], kept: Sequence[Line] = ()
+    ) -> None:
         self._open = [_TRACKERS[name](folder, run, step, config) for name in names]
+        for tracker in self._open:
+            if tracker.begins_anew:
+                for at, values in kept:
+                    tracker.add(at, _numbers(values))
 
     def add(self, step: int, values: Mapping[str, Any]) -> None:
         """Numbers alone are kept; others (a validation's figures by document) are in the JSON lines."""
-        numbers = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
         for tracker in self._open:
-            tracker.add(step, numbers)
+            tracker.add(step, _numbers(values))
 
     def close(self) -> None:
         for tracker in self._open:
             tracker.close()
 
 
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
+
+
 class _TensorBoard:
-    """Event files in OUT/_tensorboard."""
+    """Event files in OUT/_tensorboard. They are written every two minutes, so a kill loses what had been added since: a run that goes
+    on takes back all earlier events and is given them again."""
+
+    begins_anew = True
 
     def __init__(self, folder: Path, run: str, step: int, config: Mapping[str, Any]) -> None:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "_tensorboard"), purge_step=step + 1 if step else None)
+        self._writer = SummaryWriter(str(folder / "_tensorboard"), purge_step=0)
 
     def add(self, step: int, numbers: Mapping[str, float]) -> None:
         for key, value in numbers.items():
@@ -57,6 +74,8 @@ class _TensorBoard:
 
 class _MLflow:
     """A run of the server that MLFLOW_TRACKING_URI names, else of OUT/_mlflow.db."""
+
+    begins_anew = False
 
     def __init__(self, folder: Path, run: str, step: int, config: Mapping[str, Any]) -> None:
         import mlflow
@@ -79,6 +98,8 @@ class _MLflow:
 
 class _WandB:
     """A run of Weights & Biases; WANDB_PROJECT, WANDB_MODE=offline and the like apply."""
+
+    begins_anew = False
 
     def __init__(self, folder: Path, run: str, step: int, config: Mapping[str, Any]) -> None:
         import wandb

@@ -10,10 +10,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Ray reads these when it is imported: no usage reports, no notices meant for other programs.
+# Ray reads these when it is imported, or hands them on: no usage reports, no notices meant for other programs.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+# A checkpoint counts once Ray has looked after its workers, which it does every 2 s; small models make one in less.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
 import ray
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from readqg import tracking
 from readqg.config import Compute, TrainSettings, identity
-from readqg.engine import cluster
+from readqg.engine import checkpoints, cluster
 from readqg.engine.training_log import progress, read_log
 from readqg.engine.training_loop import Job, train_here
 from readqg.errors import FolderError, ReadQGError, RunError
@@ -37,7 +37,7 @@ def run(stage: TrainStage, config: Any) -> dict[str, Any]:
     Raises `RunError` where training collapses or its worker dies more than a few times, `ConfigError` where a checkpoint was made
     with other workers or in another precision than it would now be used in."""
     folder = OutputFolder.begin(config.out, stage.name, identity(config), stage.inputs(), stage.models())
-    state = folder.local / _STATE
+    state = folder.local.resolve() / _STATE  # as Ray will name it
     if folder.done:
         log.info("%s: %s is complete", stage.name, folder.local)
         shutil.rmtree(state, ignore_errors=True)
@@ -45,12 +45,15 @@ def run(stage: TrainStage, config: Any) -> dict[str, Any]:
     tracking.check(config.train.trackers)
     _make_private(state)
     stage.prepare()
+    last = checkpoints.fallback(state)
     made = folder.tmp / "model"
     job = Job(
         stage=stage,
         train=config.train,
+        state=str(state),
+        fallback=None if last is None else str(last),
         compute=config.compute,
-        log=str((state / "log.jsonl").resolve()),
+        log=str(state / "log.jsonl"),
         tracked=str(folder.local.resolve()),
         made=str(made.resolve()),
         learning_rate=config.learning_rate,

@@ -8,10 +8,8 @@ takes the mean of their gradients where the sum is meant, so the loss is multipl
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import shutil
 import statistics
 import tempfile
 from collections import deque
@@ -22,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from readqg.config import Compute, TrainSettings
-from readqg.engine import cluster
+from readqg.engine import checkpoints, cluster
 from readqg.engine.training_log import TrainingLog
-from readqg.errors import ConfigError
 from readqg.tracking import Trackers
 from readqg.training import TrainStage
 from readqg.workers import Workers
@@ -43,6 +40,10 @@ class Job:
     stage: TrainStage
     train: TrainSettings
     compute: Compute
+    state: str
+    """OUT/_train."""
+    fallback: str | None
+    """A checkpoint to go on from where Ray knows of none."""
     log: str
     tracked: str
     made: str
@@ -56,12 +57,22 @@ def train_here(told: dict[str, Job]) -> None:
     job = told["job"]
     context = ray.train.get_context()
     workers = Workers(context.get_world_rank(), context.get_world_size(), lockstep=job.train.zero_stage == 3)
+    last = _last_checkpoint(job)
+    facts = checkpoints.read_facts(last) if last else {}
+    if last:  # before model and optimizer are made
+        checkpoints.fits(job.stage.name, facts, job.train, workers, _precision(job))
     run = _Run(job, workers)
-    step = run.restore()
+    step = run.restore(last, facts) if last else 0
     with closing(_Lines(job, workers, step)) as lines:
         trouble = _train(run, job, step, lines)
         if trouble is None:
             run.save(Path(job.made), lines)
+
+
+def _last_checkpoint(job: Job) -> Path | None:
+    found = ray.train.get_checkpoint()
+    last = job.fallback if found is None else found.path
+    return None if last is None else Path(last)
 
 
 def _train(run: _Run, job: Job, step: int, lines: _Lines) -> str | None:
@@ -109,12 +120,13 @@ class _Lines:
         self.log.keep_until(step if step else -1)
         config = {"learning_rate": job.learning_rate, "weight_decay": job.weight_decay, "gradient_clip": job.gradient_clip,
                   "steps": job.stage.steps, "seed": job.stage.seed, "workers": workers.count, **job.train.model_dump(mode="json")}
-        self.trackers = Trackers(job.train.trackers, Path(job.tracked), job.stage.name, step, config)
+        kept = [(line["step"], _tracked({key: value for key, value in line.items() if key != "step"})) for line in self.log.read()]
+        self.trackers = Trackers(job.train.trackers, Path(job.tracked), job.stage.name, step, config, kept)
 
     def add(self, step: int, values: dict[str, Any]) -> None:
         if self.first:
             self.log.add({"step": step, **values})
-            self.trackers.add(step, values if "validation" not in values else _prefixed("validation", values["validation"]))
+            self.trackers.add(step, _tracked(values))
 
     def close(self) -> None:
         if self.first:
@@ -126,7 +138,7 @@ class _Run:
 
     def __init__(self, job: Job, workers: Workers) -> None:
         self.job, self.stage, self.workers = job, job.stage, workers
-        self.engine, self.precision = _initialize(job, workers)
+        self.engine = _initialize(job, workers)
         self.best: dict[str, Any] = {}
         self.best_score = -math.inf
         self.start: dict[str, Any] = {}
@@ -191,61 +203,38 @@ class _Run:
         return self.stage.collapsed(self.start, metrics) if metrics and step else None
 
     def checkpoint(self, step: int) -> None:
-        """Written here, then carried to its place while training goes on; it counts once it is there whole."""
+        """It counts once all workers have written their part and Ray has noted it, which it does at its next look, while training goes
+        on. The one before counts by now, so a kill costs two intervals at most, and disks hold one more than are kept."""
         from safetensors.torch import save_file
 
-        folder = Path(tempfile.mkdtemp(prefix="readqg-checkpoint-"))
-        (folder / "state").mkdir()
+        ray.train.get_all_reported_checkpoints(consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED)
+        folder = checkpoints.begin(Path(self.job.state), step, self.workers)
         self.engine.save_checkpoint(str(folder), tag="state", client_state={"step": step})
         if self.workers.rank == 0:
             save_file(self.best, folder / "best.safetensors", {"score": repr(self.best_score)})
             save_file(self.stage.state(), folder / "stage.safetensors")
-            facts = {"step": step, "workers": self.workers.count, "precision": self.precision, "start": self.start}
-            (folder / "facts.json").write_text(json.dumps(facts))
-        if not any(path.is_file() for path in folder.rglob("*")):  # without ZeRO the first worker has it all
-            shutil.rmtree(folder)
-            ray.train.report({"step": step})
-            return
+            facts = {"step": step, "workers": self.workers.count, "precision": _precision(self.job), "start": self.start}
+            checkpoints.write_facts(folder, facts)
+        checkpoints.end(folder, self.workers)
         ray.train.report(
             {"step": step},
             checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
-            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
-            delete_local_checkpoint_after_upload=True,
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
         )
 
-    def restore(self) -> int:
-        """The step to go on from: that of the last checkpoint, or 0."""
+    def restore(self, folder: Path, facts: dict[str, Any]) -> int:
+        """The step to go on from."""
         from safetensors import safe_open
         from safetensors.torch import load_file
 
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return 0
-        with checkpoint.as_directory() as path:
-            folder = Path(path)
-            facts = json.loads((folder / "facts.json").read_text())
-            self._check(facts)
-            self.engine.load_checkpoint(str(folder), tag="state")
-            with safe_open(folder / "best.safetensors", "pt") as best:
-                if self.workers.rank == 0:
-                    self.best = {name: best.get_tensor(name) for name in best.keys()}  # noqa: SIM118  (not a dict)
-                self.best_score = float(best.metadata()["score"])
-            self.stage.load_state(load_file(folder / "stage.safetensors"))
+        self.engine.load_checkpoint(str(folder), tag="state")
+        with safe_open(folder / "best.safetensors", "pt") as best:
+            if self.workers.rank == 0:
+                self.best = {name: best.get_tensor(name) for name in best.keys()}  # noqa: SIM118  (not a dict)
+            self.best_score = float(best.metadata()["score"])
+        self.stage.load_state(load_file(folder / "stage.safetensors"))
         self.start = facts["start"]
         return int(facts["step"])
-
-    def _check(self, facts: dict[str, Any]) -> None:
-        zero = self.job.train.zero_stage
-        if zero and facts["workers"] != self.workers.count:
-            raise ConfigError(
-                f"{self.stage.name}: begun with {facts['workers']} workers and ZeRO {zero}, whose checkpoints no other number of workers "
-                f"can read; there are {self.workers.count} now. Give --compute.workers {facts['workers']}, or another --out."
-            )
-        if facts["precision"] != self.precision:
-            raise ConfigError(
-                f"{self.stage.name}: begun in {facts['precision']}, and this machine would go on in {self.precision}: the result would be "
-                f"neither's. Go on where it was begun, or give another --out."
-            )
 
     def save(self, folder: Path, lines: _Lines) -> None:
         """The best weights, in the stage's own format."""
@@ -260,13 +249,20 @@ class _Run:
             self.stage.save(self.model, folder, lines.log.read())
 
 
-def _initialize(job: Job, workers: Workers) -> tuple[Any, str]:
+def _precision(job: Job) -> str:
+    import torch
+
+    from readqg import devices
+
+    return "bf16" if devices.device_and_dtype(job.compute)[1] == torch.bfloat16 else "fp32"
+
+
+def _initialize(job: Job, workers: Workers) -> Any:
     gpu = cluster.has_gpu(job.compute)
     if not gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     os.environ.setdefault("TRITON_CACHE_DIR", str(Path(tempfile.gettempdir()) / "readqg-triton"))
     import deepspeed  # after DS_ACCELERATOR
-    import torch
 
     from readqg import devices
 
@@ -277,8 +273,7 @@ def _initialize(job: Job, workers: Workers) -> tuple[Any, str]:
     module = _step_module(job.stage, workers)
     engine, *_ = deepspeed.initialize(
         model=module, model_parameters=_groups(module, job.weight_decay), config=_deepspeed_config(job, workers))
-    precision = "bf16" if devices.device_and_dtype(job.compute)[1] == torch.bfloat16 else "fp32"
-    return engine, precision
+    return engine
 
 
 def _groups(module: Any, weight_decay: float) -> list[dict[str, Any]]:
@@ -329,8 +324,9 @@ def _step_module(stage: TrainStage, workers: Workers) -> Any:
     return StepModule()
 
 
-def _prefixed(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
-    return {f"{prefix}/{name}": value for name, value in values.items()}
+def _tracked(values: dict[str, Any]) -> dict[str, Any]:
+    """A line of the log, as trackers are given it."""
+    return {f"validation/{name}": value for name, value in values["validation"].items()} if "validation" in values else values
 
 
 def _seed(seed: int, number: int, rank: int) -> None:

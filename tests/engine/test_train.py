@@ -13,7 +13,7 @@ from readqg.engine.training_loop import _trouble
 from readqg.errors import FolderError, RunError
 from readqg.shards import verify
 from tests.engine.scalars import scalars
-from tests.engine.toys import Line, LineConfig
+from tests.engine.toys import Line, LineConfig, begun
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 
@@ -47,8 +47,8 @@ def test_a_stage_is_prepared_in_the_driver_and_only_where_there_is_training_to_d
 
 def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_weights(unbroken, tmp_path):
     (tmp_path / "marks").mkdir()
-    train.run(Line(deadly=17, marks=str(tmp_path / "marks")), LineConfig(out=str(tmp_path / "out")))
-    assert (tmp_path / "marks" / "death").exists()
+    train.run(Line(deadly=(17,), marks=str(tmp_path / "marks")), LineConfig(out=str(tmp_path / "out")))
+    assert begun(tmp_path / "marks") == [0, 15]
     assert (tmp_path / "out" / "line.safetensors").read_bytes() == (unbroken / "line.safetensors").read_bytes()
     log = json.loads((tmp_path / "out" / "log.json").read_text())
     assert [line["step"] for line in log if "loss" in line] == list(range(1, 31)), "each step is logged once"

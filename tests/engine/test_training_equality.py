@@ -1,11 +1,8 @@
 """What is trained does not depend on interruptions, on the number of workers or on how ZeRO splits it."""
 
 import json
-import os
-import signal
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from readqg.config import TrainGeneratorConfig, TrainRerankerConfig, TrainSettings
-from readqg.engine import train
-from readqg.engine.training_loop import _Run
+from readqg.engine import checkpoints, train
 from readqg.errors import ConfigError
 from readqg.generator.training import GeneratorTraining
 from readqg.reranker.training import RerankerTraining
 from readqg.workers import ALONE, Workers
 from tests.builders import tiny_cross_encoder, tiny_llama, tiny_t5
+from tests.engine.toys import Killed, begun
 from tests.generator.pairs import pair_row, write_pairs
 from tests.reranker.corpus import reranker_config
 
@@ -29,26 +26,20 @@ FILES = {"generator": "prompts.safetensors", "decoder-only": "prompts.safetensor
 HERE = {"device": "cpu", "precision": "fp32", "threads": 1}
 
 
-class Killed:
-    """Kills its worker the first time that it is asked for one of these batches."""
-
-    deadly: tuple[int, ...] = ()
-    marks = ""
-
-    def batch(self, number: int, workers: Any = ALONE) -> Any:
-        mark = Path(self.marks) / str(number)
-        if number in self.deadly and not mark.exists():
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().batch(number, workers)  # type: ignore[misc]
-
-
 class KilledGenerator(Killed, GeneratorTraining):
     """The real stage, killed."""
+
+    def batch(self, number: int, workers: Any = ALONE) -> Any:
+        self.meet(number)
+        return super().batch(number, workers)
 
 
 class KilledReranker(Killed, RerankerTraining):
     """The real stage, killed."""
+
+    def batch(self, number: int, workers: Any = ALONE) -> Any:
+        self.meet(number)
+        return super().batch(number, workers)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -112,7 +103,7 @@ def test_killed_twice_and_resumed_equals_unbroken_to_the_bit(kind: str, inputs: 
     often = {"checkpoint_steps": 10, "validate_steps": 30}
     whole = trained(kind, inputs, tmp_path / "a" / "out", 60, True, train=often)
     broken = trained(kind, inputs, tmp_path / "b" / "out", 60, True, (23, 41), train=often)
-    assert {p.name for p in (tmp_path / "b").iterdir()} == {"23", "41", "out"}, "it was killed at both steps"
+    assert begun(tmp_path / "b") == [0, 20, 40]
     assert (whole / FILES[kind]).read_bytes() == (broken / FILES[kind]).read_bytes()
     assert losses(whole) == losses(broken)
     assert len(losses(whole)) == 60
@@ -154,18 +145,17 @@ def test_zero_changes_nothing(kind: str, inputs: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_checkpoint_of_other_workers_or_precision_is_refused(facts: dict[str, Any], said: str) -> None:
-    run = _Run.__new__(_Run)
-    run.stage, run.workers, run.precision = SimpleNamespace(name="train"), Workers(), "fp32"  # type: ignore[assignment]
-    run.job = SimpleNamespace(train=TrainSettings(zero_stage=1))  # type: ignore[assignment]
-    run._check({"workers": 1, "precision": "fp32"})
+    now = ("train", TrainSettings(zero_stage=1), Workers(), "fp32")
+    checkpoints.fits(now[0], {"workers": 1, "precision": "fp32"}, *now[1:])
     with pytest.raises(ConfigError, match=said):
-        run._check(facts)
+        checkpoints.fits(now[0], facts, *now[1:])
 
 
 def test_the_cached_search_goes_on_as_if_unbroken(inputs: Path, tmp_path: Path) -> None:
     often = {"checkpoint_steps": 4}
     whole = trained("reranker", inputs, tmp_path / "a" / "out", 12, True, train=often, search="cached")
     broken = trained("reranker", inputs, tmp_path / "b" / "out", 12, True, (7,), train=often, search="cached")
+    assert begun(tmp_path / "b") == [0, 4]
     assert (whole / FILES["reranker"]).read_bytes() == (broken / FILES["reranker"]).read_bytes()
 
 
@@ -173,6 +163,7 @@ def test_anchored_and_with_replay_it_goes_on_as_if_unbroken(inputs: Path, tmp_pa
     settings = {"w_anchor": 1.0, "replay": str(inputs / "pairs"), "batch": 6, "train": {"checkpoint_steps": 4}}
     whole = trained("reranker", inputs, tmp_path / "a" / "out", 12, True, **settings)
     broken = trained("reranker", inputs, tmp_path / "b" / "out", 12, True, (7,), **settings)
+    assert begun(tmp_path / "b") == [0, 4]
     assert (whole / FILES["reranker"]).read_bytes() == (broken / FILES["reranker"]).read_bytes()
     assert losses(whole) == losses(broken)
 

@@ -75,6 +75,35 @@ class Squares(ShardStage):
         return len(list(Path(self.marks).glob("death-*")))
 
 
+class Killed:
+    """Of a training stage: `meet` kills its worker the first time that it comes to a batch of `deadly`, once the last checkpoint
+    counts; `marks`/begun has the first batch of every attempt."""
+
+    deadly = ()
+    marks = None
+    _begun = False
+
+    def meet(self, number):
+        if not self.marks:
+            return
+        if not self._begun:
+            self._begun = True
+            with (Path(self.marks) / "begun").open("a") as file:
+                file.write(f"{number}\n")
+        mark = Path(self.marks) / f"death-{number}"
+        if number in self.deadly and not mark.exists():
+            from ray import train
+
+            train.get_all_reported_checkpoints(consistency_mode=train.CheckpointConsistencyMode.COMMITTED)
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def begun(marks):
+    """The first batch of every attempt of a `Killed` stage."""
+    return [int(line) for line in (Path(marks) / "begun").read_text().split()]
+
+
 class LineConfig(Settings):
     out: str
     learning_rate: float = 1e-2
@@ -84,14 +113,14 @@ class LineConfig(Settings):
     compute: Compute = Compute()
 
 
-class Line(TrainStage):
-    """A small network with dropout learns a sum; `deadly` kills its worker once after that step, `broken` gives NaN, `flat` says
-    that it has collapsed."""
+class Line(Killed, TrainStage):
+    """A small network with dropout learns a sum; `deadly` batches kill its worker once, `broken` gives NaN, `flat` says that it has
+    collapsed."""
 
     name = "line"
     most_workers = 4
 
-    def __init__(self, steps=30, deadly=None, broken=None, marks=None, dropout=0.3, flat=None):
+    def __init__(self, steps=30, deadly=(), broken=None, marks=None, dropout=0.3, flat=None):
         self.steps, self.seed, self.deadly, self.broken, self.marks = steps, 3, deadly, broken, marks
         self.dropout, self.flat, self.prepared_by = dropout, flat, None
 
@@ -115,10 +144,7 @@ class Line(TrainStage):
 
     def loss(self, model, batch, workers=ALONE):
         step, x, y = batch
-        mark = Path(self.marks or "/nonexistent") / "death"
-        if step == self.deadly and not mark.exists():
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        self.meet(step)
         model.train()
         loss = workers.gather((model(x) - y) ** 2).mean()
         return loss * float("nan") if step == self.broken else loss, {}

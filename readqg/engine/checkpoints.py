@@ -1,0 +1,95 @@
+"""Checkpoints of a training, in OUT/_train: where they lie, which are whole, which one to go on from.
+
+All workers write into one folder there, the steps that DeepSpeed's files must agree on; each leaves a mark once its part is
+written. Ray's snapshot says which checkpoints count. It is written in place, so a kill can leave half of it: then the newest
+checkpoint with all marks counts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from readqg.config import TrainSettings
+from readqg.errors import ConfigError
+from readqg.workers import Workers
+
+log = logging.getLogger("readqg")
+
+_SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray's name
+_PREFIX = "checkpoint-"
+_FACTS = "facts.json"
+
+
+def begin(state: Path, step: int, workers: Workers) -> Path:
+    """The folder for a checkpoint at `step`. One that a broken attempt left there is no longer whole."""
+    folder = state / f"{_PREFIX}{step:09d}"
+    folder.mkdir(exist_ok=True)
+    _mark(folder, workers.rank).unlink(missing_ok=True)
+    return folder
+
+
+def write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    (folder / _FACTS).write_text(json.dumps(facts))
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / _FACTS).read_text())
+    return facts
+
+
+def end(folder: Path, workers: Workers) -> None:
+    """This worker's part is written."""
+    _mark(folder, workers.rank).touch()
+
+
+def fits(stage: str, facts: dict[str, Any], train: TrainSettings, workers: Workers, precision: str) -> None:
+    """Raises `ConfigError` where a checkpoint was made with other workers or in another precision than it would be used in."""
+    if train.zero_stage and facts["workers"] != workers.count:
+        raise ConfigError(
+            f"{stage}: begun with {facts['workers']} workers and ZeRO {train.zero_stage}, whose checkpoints no other number of workers "
+            f"can read; there are {workers.count} now. Give --compute.workers {facts['workers']}, or another --out."
+        )
+    if facts["precision"] != precision:
+        raise ConfigError(
+            f"{stage}: begun in {facts['precision']}, and this machine would go on in {precision}: the result would be "
+            f"neither's. Go on where it was begun, or give another --out."
+        )
+
+
+def fallback(state: Path) -> Path | None:
+    """The checkpoint to go on from where Ray's snapshot names none. A snapshot that Ray could not read is set aside first."""
+    snapshot = state / _SNAPSHOT
+    if snapshot.exists():
+        if _readable(snapshot):
+            return None
+        os.replace(snapshot, snapshot.with_suffix(".unreadable"))
+        log.warning("%s cannot be read: a kill hit Ray as it wrote it. It is set aside", snapshot)
+    whole = [folder for folder in sorted(state.glob(f"{_PREFIX}*")) if _whole(folder)]
+    if not whole:
+        return None
+    log.warning("going on from the newest checkpoint that is whole, %s", whole[-1])
+    return whole[-1]
+
+
+def _readable(snapshot: Path) -> bool:
+    try:
+        named = [found["checkpoint_dir_name"] for found in json.loads(snapshot.read_bytes())["checkpoint_results"]]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return all((snapshot.parent / name).is_dir() for name in named)
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        workers = int(read_facts(folder)["workers"])
+    except (OSError, ValueError, KeyError):
+        return False
+    return all(_mark(folder, rank).exists() for rank in range(workers))
+
+
+def _mark(folder: Path, rank: int) -> Path:
+    return folder / f"written-{rank}"
