@@ -67,6 +67,16 @@ def run(stage: TrainStage, config: Any) -> dict[str, Any]:
     return success
 
 
+class _NotAgain(ray.train.UserCallback):  # type: ignore[misc]
+    """An error that a worker raised on purpose will come again, so it is not tried again: Ray retries what workers raise, but not what
+    a callback does. (An error that the worker returned would leave its fellows waiting for it.)"""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            if isinstance(error, ReadQGError):
+                raise error
+
+
 def _make_private(state: Path) -> None:
     """What lies in it will be unpickled, so nobody else may have written there."""
     with explained(f"making {state}"):
@@ -87,6 +97,7 @@ def _fit(stage: TrainStage, job: Job, folder: OutputFolder, compute: Compute, tr
     least = most if train.min_workers is None else min(train.min_workers, most)
     number: Any = most if least == most else (least, most)  # what ray.train's stubs say is its older API's
     resources: dict[str, float] = {"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": cluster.model_cpus(most)}
+    callbacks: list[Any] = [_NotAgain()]
     trainer = ray.train.torch.TorchTrainer(
         train_here,
         train_loop_config={"job": job},
@@ -97,6 +108,7 @@ def _fit(stage: TrainStage, job: Job, folder: OutputFolder, compute: Compute, tr
         run_config=ray.train.RunConfig(
             storage_path=str(folder.local.resolve()),
             name=_STATE,
+            callbacks=callbacks,
             failure_config=ray.train.FailureConfig(max_failures=_MAX_FAILURES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=train.keep_checkpoints),
         ),
@@ -105,12 +117,11 @@ def _fit(stage: TrainStage, job: Job, folder: OutputFolder, compute: Compute, tr
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        causes = list(getattr(error, "worker_failures", {}).values()) or [error]
-        for cause in causes:
-            if isinstance(cause, ReadQGError):
-                raise cause from None
+        cause = getattr(error, "controller_failure", None) or next(iter(getattr(error, "worker_failures", {}).values()), error)
+        if isinstance(cause, ReadQGError):
+            raise cause from None
         raise RunError(
-            f"{stage.name}: training failed: {causes[0]}. The same command goes on from the last checkpoint."
+            f"{stage.name}: training failed: {cause}. The same command goes on from the last checkpoint."
         ) from error
     last = read_log(folder.local / _STATE / "log.jsonl")[-1:]
     if last and "collapsed" in last[0]:

@@ -36,7 +36,7 @@ def steps(out: Path) -> int:
     return json.loads(lines[-1])["step"] if lines else 0
 
 
-def test_a_lost_node_costs_at_most_a_checkpoint_interval_and_changes_nothing(tmp_path, cluster, capsys):
+def test_a_lost_node_costs_at_most_two_checkpoint_intervals_and_changes_nothing(tmp_path, cluster, capsys):
     config = reranker_config(tmp_path)
     args = ["train-reranker", "--queries", config.queries, "--documents", config.documents, "--start", config.start, "--batch", "4",
             "--max-length", "48", "--epochs", "200", "--train.checkpoint-steps", str(EVERY), "--train.validate-steps", "600",
@@ -61,7 +61,8 @@ def test_a_lost_node_costs_at_most_a_checkpoint_interval_and_changes_nothing(tmp
     assert broken.end() == 0, broken.said
     with capsys.disabled():
         print(f"\nnode lost at step {reached}, gone on from {again}: {reached - again} steps lost, a checkpoint every {EVERY}")
-    assert reached - again <= EVERY
+    assert again < reached, "the log was seen to be cut back"
+    assert reached - again <= 2 * EVERY
     name = "model.safetensors"
     assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     lines = [json.loads(line) for line in (tmp_path / "broken" / "training_log.jsonl").read_text().splitlines()]

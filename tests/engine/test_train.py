@@ -8,10 +8,11 @@ import pytest
 from safetensors.torch import load_file
 
 from readqg.config import Compute, TrainSettings
-from readqg.engine import train
+from readqg.engine import checkpoints, train
 from readqg.engine.training_loop import _trouble
-from readqg.errors import FolderError, RunError
+from readqg.errors import FolderError, InputError, RunError
 from readqg.shards import verify
+from readqg.workers import Workers
 from tests.engine.scalars import scalars
 from tests.engine.toys import Line, LineConfig, begun
 
@@ -53,6 +54,39 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_weights(unbroke
     log = json.loads((tmp_path / "out" / "log.json").read_text())
     assert [line["step"] for line in log if "loss" in line] == list(range(1, 31)), "each step is logged once"
     assert scalars(tmp_path / "out" / "_tensorboard") == scalars(unbroken / "_tensorboard")
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_error_that_would_come_again_ends_the_run_at_once(tmp_path, workers):
+    stage = Line(unusable=2, marks=str(tmp_path))
+    with pytest.raises(InputError, match="batch 2 cannot be used"):
+        train.run(stage, LineConfig(out=str(tmp_path / "out"), compute=Compute(workers=workers, threads=1)))
+    assert begun(tmp_path) == [0] * workers, "one attempt"
+
+
+@pytest.mark.parametrize("left", [0, 0.5], ids=["an empty snapshot", "half a snapshot"])
+def test_a_snapshot_of_rays_that_a_kill_cut_off_costs_one_checkpoint_at_most(unbroken, tmp_path, left):
+    config = LineConfig(out=str(tmp_path / "out"))
+    with pytest.raises(InputError):
+        train.run(Line(unusable=17, marks=str(tmp_path)), config)
+    snapshot = tmp_path / "out" / "_train" / "checkpoint_manager_snapshot.json"
+    content = snapshot.read_bytes()
+    snapshot.write_bytes(content[: int(len(content) * left)])
+    train.run(Line(marks=str(tmp_path)), config)
+    assert begun(tmp_path) == [0, 15]
+    assert (tmp_path / "out" / "line.safetensors").read_bytes() == (unbroken / "line.safetensors").read_bytes()
+
+
+def test_a_checkpoint_without_the_marks_of_all_its_workers_is_not_gone_on_from(tmp_path):
+    for step, marked in ((5, (0, 1)), (10, (1,)), (15, ())):
+        for rank in (0, 1):
+            folder = checkpoints.begin(tmp_path, step, Workers(rank, 2))
+            checkpoints.write_facts(folder, {"workers": 2})
+            if rank in marked:
+                checkpoints.end(folder, Workers(rank, 2))
+    assert checkpoints.fallback(tmp_path) == tmp_path / "checkpoint-000000005"
+    checkpoints.begin(tmp_path, 5, Workers(0, 2))
+    assert checkpoints.fallback(tmp_path) is None, "it is being written anew"
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_with_what_to_change(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from readqg.config import Compute, Settings, TrainSettings, TuneSettings
+from readqg.errors import InputError
 from readqg.stage import ShardStage
 from readqg.training import TrainStage
 from readqg.tuning.search import Rung, Search
@@ -115,14 +116,14 @@ class LineConfig(Settings):
 
 class Line(Killed, TrainStage):
     """A small network with dropout learns a sum; `deadly` batches kill its worker once, `broken` gives NaN, `flat` says that it has
-    collapsed."""
+    collapsed, one of two workers cannot use batch `unusable`."""
 
     name = "line"
     most_workers = 4
 
-    def __init__(self, steps=30, deadly=(), broken=None, marks=None, dropout=0.3, flat=None):
+    def __init__(self, steps=30, deadly=(), broken=None, marks=None, dropout=0.3, flat=None, unusable=None):
         self.steps, self.seed, self.deadly, self.broken, self.marks = steps, 3, deadly, broken, marks
-        self.dropout, self.flat, self.prepared_by = dropout, flat, None
+        self.dropout, self.flat, self.unusable, self.prepared_by = dropout, flat, unusable, None
 
     def inputs(self):
         return {"line": "sum"}
@@ -145,6 +146,8 @@ class Line(Killed, TrainStage):
     def loss(self, model, batch, workers=ALONE):
         step, x, y = batch
         self.meet(step)
+        if step == self.unusable and workers.rank == workers.count - 1:
+            raise InputError(f"documents: batch {step} cannot be used")
         model.train()
         loss = workers.gather((model(x) - y) ** 2).mean()
         return loss * float("nan") if step == self.broken else loss, {}
