@@ -24,7 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from readqg import api, config
-from readqg.errors import ConfigError, ReadQGError
+from readqg.errors import ConfigError, FolderError, ReadQGError
 from readqg.stopping import Stopped, stoppable
 
 
@@ -144,6 +144,11 @@ def _main(argv: list[str]) -> int:
             summary = command.function(chosen)
     except ReadQGError as error:
         return _explained(argv[0], error, shared.json, 1)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        refused = FolderError(f"{error}. What is done stays: once that is mended, the same command goes on.")
+        return _explained(argv[0], refused, shared.json, 1)
     except Stopped as stop:
         message = "Stopped. What is done stays: the same command goes on from there."
         Console(stderr=True).print(f"\n{message}")

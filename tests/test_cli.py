@@ -44,6 +44,12 @@ def test_a_reader_that_leaves_early_is_no_traceback():
         assert done.returncode == 1 and done.stderr == ""
 
 
+def test_what_the_system_refuses_is_said_without_a_traceback(capsys, tmp_path):
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "a", "text": "some text"}\n')
+    code, _, err = run(capsys, "import", "--source", str(tmp_path), "--out", str(tmp_path / ("long" * 100)))
+    assert code == 1 and "File name too long" in err and "the same command goes on" in err and "Traceback" not in err
+
+
 def test_an_unknown_command_names_those_there_are(capsys):
     code, _, err = run(capsys, "trian")
     assert code == 2

@@ -69,6 +69,8 @@ def _read_part(path: Place, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(readable(path), columns=columns, page_checksum_verification=True).replace_schema_metadata(None)
     except (OSError, pa.ArrowInvalid) as error:
+        if getattr(error, "errno", None):  # the system or a store refused; what is there may be sound
+            raise FolderError(f"{path} cannot be read: {error}. Once it can, the same command goes on.") from error
         again = "Delete that part and the folder's _SUCCESS, then give the command that made it again."
         raise FolderError(f"{path} cannot be read: {error}. {again}") from error
 
