@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -37,7 +38,7 @@ def _place(value: str | None) -> str | None:
             return str(place_of(value or ""))
         except ConfigError as error:
             raise ValueError(str(error)) from None
-    return str(Path(value).absolute()) if value and Path(value).exists() else value
+    return str(Path(value).absolute()) if value and os.path.exists(value) else value
 
 
 def _ranking(value: str) -> str:
