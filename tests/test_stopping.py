@@ -13,10 +13,12 @@ try:
     with stoppable():
         try:
             print("begun", flush=True)
-            time.sleep(60)
+            for _ in range(600):  # a signal that comes just before a sleep does not cut it short
+                time.sleep(0.1)
         finally:
             print("cleaning", flush=True)
-            time.sleep({cleaning_s})
+            for _ in range(round(10 * {cleaning_s})):
+                time.sleep(0.1)
             print("clean", flush=True)
 except Stopped as stop:
     raise SystemExit(stop.exit_code)

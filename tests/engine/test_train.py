@@ -64,6 +64,7 @@ def test_an_error_that_would_come_again_ends_the_run_at_once(tmp_path, workers):
     assert begun(tmp_path) == [0] * workers, "one attempt"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [0, 0.5], ids=["an empty snapshot", "half a snapshot"])
 def test_a_snapshot_of_rays_that_a_kill_cut_off_costs_one_checkpoint_at_most(unbroken, tmp_path, left):
     config = LineConfig(out=str(tmp_path / "out"))
