@@ -30,6 +30,7 @@ _ROWS_A_GROUP = 1 << 16
 Piece = tuple[int, str, list[str]]  # line, query_id, doc_ids
 Lists = Iterable[tuple[str, dict[str, None]]]
 
+
 @dataclass(frozen=True)
 class Candidates:
     """Pairs in a Parquet file. Small and picklable."""
@@ -79,7 +80,6 @@ def _convert(path: Place, out: Place) -> None:
     source = _Source(path)
     with appearing(out) as part:
         rows, again = _write(source.lists(), part)
-        given = source.given
         given = source.given
         if again:
             rows, _ = _write(source.together(again), part)

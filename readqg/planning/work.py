@@ -78,7 +78,7 @@ def work_of(corpus: Corpus, config: RunConfig, model_bytes: float, label_pairs: 
                            shards=-(-corpus.queries // config.retrieve.shard_queries)))
     stages.append(_generate(corpus, config))
     if config.reranker.needs_round_trip:
-        queries = queries_written(corpus, config)
+        queries = _queries_written(corpus, config)
         stages.append(Work("round-trip", queries, "queries", "documents squared", shards=-(-queries // config.round_trip.shard_rows),
                            disk_bytes=queries * config.round_trip.top_k * _RUN_ROW_BYTES))
     if config.reranker.needs_ratio:
@@ -100,7 +100,7 @@ def written_for(corpus: Corpus, config: RunConfig) -> int:
     return min(corpus.documents, config.max_documents or corpus.documents)
 
 
-def queries_written(corpus: Corpus, config: RunConfig) -> int:
+def _queries_written(corpus: Corpus, config: RunConfig) -> int:
     return written_for(corpus, config) * len(config.generate.relevances) * config.generate.samples
 
 
@@ -110,14 +110,14 @@ def _label(corpus: Corpus, config: RunConfig, pairs: int) -> Work:
 
 
 def _generate(corpus: Corpus, config: RunConfig) -> Work:
-    documents, queries = written_for(corpus, config), queries_written(corpus, config)
+    documents, queries = written_for(corpus, config), _queries_written(corpus, config)
     each = corpus.prompt_tokens + corpus.mean_tokens(config.generate.document_tokens) + corpus.written_tokens
     return Work("generate", queries, "queries", "documents", generated=queries * each, disk_bytes=queries * _QUERY_ROW_BYTES,
                 shards=-(-documents // config.generate.shard_rows))
 
 
 def _ratio(corpus: Corpus, config: RunConfig) -> Work:
-    queries = queries_written(corpus, config)
+    queries = _queries_written(corpus, config)
     # At r = 1 and at r = 0; the queries of a document share its reading.
     documents = written_for(corpus, config) * (corpus.prompt_tokens + corpus.mean_tokens(config.generate.document_tokens))
     return Work("ratio", queries, "queries", "documents", generated=2 * (documents + queries * corpus.written_tokens),
