@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from readqg import runs
 from readqg.corpus.files import file_format, opened, read_lines
 from readqg.errors import InputError
+from readqg.labeling.scores import rows_of_file
 from readqg.places import Place, place_of, readable
 from readqg.shards import appearing, explained, open_input, sha256_file
 
@@ -40,14 +41,7 @@ class Candidates:
 
     def read(self, start: int, stop: int) -> pa.Table:
         """Rows `start` to `stop` (exclusive): query_id, doc_id. Only the row groups that hold them are read."""
-        stop = min(stop, self.rows)
-        if start >= stop:
-            return PAIRS.empty_table()
-        first = start // _ROWS_A_GROUP
-        groups = list(range(first, (stop - 1) // _ROWS_A_GROUP + 1))
-        with pq.ParquetFile(readable(self.file), page_checksum_verification=True) as file:
-            table = file.read_row_groups(groups, use_threads=False)
-        return table.slice(start - first * _ROWS_A_GROUP, stop - start)
+        return pa.concat_tables([PAIRS.empty_table(), *rows_of_file(self.file, start, stop, PAIRS.names)])
 
 
 def candidates_fingerprint(path: str) -> str:

@@ -44,7 +44,7 @@ class ScoreSet:
         for file, rows in zip(self.files, self.rows_of, strict=True):
             low, high = max(start - seen, 0), min(stop - seen, rows)
             if low < high:
-                tables.extend(table.cast(SCORES) for table in _rows_of_file(file, low, high))
+                tables.extend(table.cast(SCORES) for table in rows_of_file(file, low, high, SCORES.names))
             seen += rows
         return pa.concat_tables(tables)
 
@@ -138,15 +138,15 @@ def _first_bad_row(file: Place) -> str:
             "mend or remove that row.")
 
 
-def _rows_of_file(file: Place, start: int, stop: int) -> Iterator[pa.Table]:
-    """Rows `start` to `stop` of one file, reading only the row groups that hold them."""
+def rows_of_file(file: Place, start: int, stop: int, columns: list[str]) -> Iterator[pa.Table]:
+    """Rows `start` to `stop` (exclusive) of one file, reading only the row groups that hold them."""
     parquet, seen = pq.ParquetFile(readable(file), page_checksum_verification=True), 0
     for group in range(parquet.num_row_groups):
         rows = parquet.metadata.row_group(group).num_rows
         low, high = max(start - seen, 0), min(stop - seen, rows)
         if low < high:
-            table = parquet.read_row_group(group, columns=SCORES.names).slice(low, high - low)
-            yield pa.table({name: _plain(table[name]) for name in SCORES.names})
+            table = parquet.read_row_group(group, columns=columns).slice(low, high - low)
+            yield pa.table({name: _plain(table[name]) for name in columns})
         seen += rows
 
 
