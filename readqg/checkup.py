@@ -87,10 +87,10 @@ def _packages() -> Iterator[Finding]:
 def _processor() -> Iterator[Finding]:
     cores = cpu_count()
     yield Finding("cores", f"{cores} usable", *(() if cores > 1 else ("slow", "Ray needs two logical CPUs; one core is shared.")))
-    if devices.cpu_has_bf16():
-        yield Finding("precision", "bf16 computed natively")
+    if devices.cpu_has_fast_bf16():
+        yield Finding("precision", "bf16, natively")
     else:
-        yield Finding("precision", "no native bf16: fp32", "slow",
+        yield Finding("precision", "no fast bf16: fp32", "slow",
                       "Scoring and training take three to five times as long as with it. `readqg plan` says how long.")
     memory = _memory_gib()
     if memory is not None:

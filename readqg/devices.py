@@ -15,12 +15,12 @@ from readqg.errors import ConfigError
 transformers_logging.disable_progress_bar()  # of loading weights: a second's work, and noise in a job's log
 logger = logging.getLogger("readqg")
 
-_NATIVE_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
+_BF16_UNITS = ("amx_bf16", "bf16")  # x86 and ARM
 
 
 def device_and_dtype(compute: Compute) -> tuple[torch.device, torch.dtype]:
     """The device and the precision of a model in this process. `auto`: a GPU where torch sees one; bf16 where the device
-    computes it natively, else fp32 (emulated, bf16 is several times slower than fp32).
+    computes it natively and faster, else fp32 (emulated, bf16 is several times slower than fp32).
 
     Raises `ConfigError` where a GPU is asked for and none is seen."""
     if compute.device == "cuda" and not torch.cuda.is_available():
@@ -33,10 +33,10 @@ def device_and_dtype(compute: Compute) -> tuple[torch.device, torch.dtype]:
     device = torch.device("cuda" if on_gpu else "cpu")
     if compute.precision == "fp32":
         return device, torch.float32
-    native = _gpu_has_bf16() if on_gpu else cpu_has_bf16()
-    if compute.precision == "bf16" and not native:
-        logger.warning("precision is bf16, which this %s does not compute natively: slower than fp32", device.type)
-    return device, torch.bfloat16 if native or compute.precision == "bf16" else torch.float32
+    fast = _gpu_has_bf16() if on_gpu else cpu_has_fast_bf16()
+    if compute.precision == "bf16" and not fast:
+        logger.warning("precision is bf16, which this %s computes slower than fp32", device.type)
+    return device, torch.bfloat16 if fast or compute.precision == "bf16" else torch.float32
 
 
 def set_threads(compute: Compute) -> int:
@@ -52,6 +52,13 @@ def _gpu_has_bf16() -> bool:
     return torch.cuda.is_bf16_supported() and torch.cuda.get_device_capability() >= (8, 0)
 
 
-def cpu_has_bf16() -> bool:
-    capabilities = torch.cpu.get_capabilities()
-    return torch.backends.mkldnn.is_available() and any(capabilities.get(key, False) for key in _NATIVE_BF16)
+def cpu_has_fast_bf16() -> bool:
+    """Whether the processor computes bf16 natively and faster than fp32. Intel's with AVX-512's bf16 and fp16 leave bf16 to AMX: where
+    a virtual machine hides AMX, their bf16 products take twice as long as fp32's (tests/benchmarks/README.md)."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    there = torch.cpu.get_capabilities()
+    if any(there.get(unit, False) for unit in _BF16_UNITS):
+        return True
+    left_to_amx = there.get("avx512_fp16", False) and str(there.get("cpu_name")).startswith("Intel")
+    return bool(there.get("avx512_bf16", False)) and not left_to_amx

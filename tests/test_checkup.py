@@ -28,7 +28,7 @@ def test_a_package_of_another_version_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_fp32_is_said_to_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(devices, "cpu_has_fast_bf16", lambda: False)
     assert ("precision", "slow") in {(f.name, f.state) for f in checkup._processor()}
 
 

@@ -1,10 +1,8 @@
 """On what device and in what precision models run, and which commands never wait for what only their workers need."""
 
 import os
-import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,13 +17,23 @@ def test_cpu_and_fp32_are_what_they_say() -> None:
     assert devices.device_and_dtype(Compute(device="cpu", precision="bf16"))[1] == torch.bfloat16
 
 
-@pytest.mark.skipif(
-    not Path("/proc/cpuinfo").exists() or platform.machine() != "x86_64", reason="reads an x86 processor's flags from /proc/cpuinfo"
+@pytest.mark.parametrize(
+    ("processor", "faster"),
+    [
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "avx512_fp16": True, "amx_bf16": True}, True),  # Sapphire Rapids and later
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "avx512_fp16": True, "amx_bf16": False}, False),  # with AMX hidden
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "avx512_fp16": False, "amx_bf16": False}, True),  # Cooper Lake
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True}, True),  # Zen 4
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": False}, False),
+        ({"bf16": True}, True),  # ARM
+        ({}, False),
+    ],
 )
-def test_auto_precision_is_bf16_just_where_the_processor_has_it() -> None:
-    flags = Path("/proc/cpuinfo").read_text().split()
-    expected = torch.bfloat16 if {"avx512_bf16", "amx_bf16"} & set(flags) else torch.float32
-    assert devices.device_and_dtype(Compute(device="cpu"))[1] == expected
+def test_auto_precision_is_bf16_just_where_it_is_the_faster(
+    processor: dict[str, object], faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
+    assert devices.device_and_dtype(Compute(device="cpu"))[1] == (torch.bfloat16 if faster else torch.float32)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

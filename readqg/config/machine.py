@@ -25,7 +25,7 @@ class Compute(Settings):
     device: Literal["auto", "cpu", "cuda"] = placement("auto")
     """Of a model; `auto`: a GPU where there is one."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """`auto`: bf16 where the processor or GPU has it natively, else fp32."""
+    """`auto`: bf16 where the processor or GPU has it natively and faster, else fp32."""
     stall_s: float = placement(900.0, gt=0)
     """A worker that has a shard in hand and finishes neither it nor a batch of it for so long is killed, and the shard tried again; so
     is one that reads a shard, or loads its model, for so long. A batch takes seconds, a minute or two where kernels are compiled first
