@@ -15,12 +15,13 @@ logger = logging.getLogger("readqg")
 T = TypeVar("T")
 
 CPU_BATCH_TOKENS = 2048
-"""Tokens of a cross-encoder's batch on a CPU, at most. Tensors of larger batches are over malloc's 32 MB, so each is mapped,
-faulted in and unmapped anew: a tenth of the time of scoring, half the time of a training step."""
+"""Tokens that a model reads at once on a CPU, at most. Tensors of larger batches leave the caches and are over malloc's 32 MB, so
+each is mapped, faulted in and unmapped anew: a tenth of the time of scoring, half the time of a training step or of reading the
+documents that queries are written for."""
 
 
 def tokens_for(device: torch.device | str, batch_tokens: int) -> int:
-    """The budget of a cross-encoder's batch on this device."""
+    """The budget of a batch that is read on this device."""
     return min(batch_tokens, CPU_BATCH_TOKENS) if torch.device(device).type == "cpu" else batch_tokens
 
 

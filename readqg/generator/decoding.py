@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
-from readqg.batching import run_batches
+from readqg.batching import run_batches, token_batches, tokens_for
 from readqg.config import GenerateSettings, make
 from readqg.generator.losses import IGNORED
 from readqg.generator.model import Generator, padded
@@ -94,29 +94,31 @@ class QueryWriter:
 
     @torch.inference_mode()
     def _batch(self, items: list[_Item]) -> list[list[Query]]:
-        document_ids, document_mask = padded([item.token_ids for item in items], 0)
-        relevance = torch.tensor([item.relevance for item in items], dtype=torch.float32)
         write = self._beam_search if self.settings.decoding == "beam" else self._step_by_step
-        tokens, log_likelihoods = write(items, (document_ids, document_mask, relevance))
+        tokens, log_likelihoods = write(items)
         rows = zip(tokens.tolist(), self._ends.lengths(tokens).tolist(), log_likelihoods.tolist(), strict=True)
         return [[self._query(item, sample, *next(rows)) for sample in item.samples] for item in items]
 
-    def _step_by_step(self, items: list[_Item], documents: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def _step_by_step(self, items: list[_Item]) -> tuple[Tensor, Tensor]:
         """Greedy or top-k: tokens (N, T) and log-likelihoods (N,), NaN where logits were not finite."""
         end_id = self.generator.backbone.end_id
         choose = Greedy(end_id)
         if self.settings.decoding == "top_k":
             keys = [row_key(self.settings.seed, item.doc_id, item.relevance, sample) for item in items for sample in item.samples]
             choose = KeyedTopK(end_id, keys, self.settings.top_k, self.settings.temperature)
-        index = torch.repeat_interleave(torch.tensor([len(item.samples) for item in items]))
-        encoded = self.generator.encode(*documents)
-        tokens, log_probs = decode(self.generator, encoded, index, choose, self._ends.ended, self.settings.max_new_tokens)
+        # Writing wants many rows, whose tokens share one reading of the weights; reading wants few tokens at once on a CPU.
+        lengths = [len(item.token_ids) + self.generator.added_tokens for item in items]
+        batches = token_batches(lengths, tokens_for(self.generator.device, self.settings.batch_tokens))
+        encodings = [self.generator.encode(*_documents([items[i] for i in batch])) for batch in batches]
+        place = {item: at for at, item in enumerate(chain.from_iterable(batches))}
+        index = torch.tensor([place[i] for i, item in enumerate(items) for _ in item.samples])
+        tokens, log_probs = decode(self.generator, encodings, index, choose, self._ends.ended, self.settings.max_new_tokens)
         return tokens, log_probs.double().masked_fill(~self._ends.within(tokens), 0.0).sum(dim=1)
 
-    def _beam_search(self, items: list[_Item], documents: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def _beam_search(self, items: list[_Item]) -> tuple[Tensor, Tensor]:
         """The best sequences of every item (length penalty 1, as the library has it), best first: tokens (N * samples, T) and
         log-likelihoods (N * samples,), teacher forced and without any penalty; NaN where logits were not finite."""
-        samples = len(items[0].samples)
+        samples, documents = len(items[0].samples), _documents(items)
         guard = FailedItems(self.generator.backbone.end_id, self.settings.beams)
         tokens = self._generate(guard, documents, samples)
         labels = tokens.masked_fill(~self._ends.within(tokens), IGNORED)
@@ -161,6 +163,12 @@ class _Item:
 
     def failed(self, error: str) -> list[Query]:
         return [Query(self.doc_id, self.relevance, sample, error=error) for sample in self.samples]
+
+
+def _documents(items: Sequence[_Item]) -> tuple[Tensor, Tensor, Tensor]:
+    """Their ids (B, S), mask (B, S) and relevance (B,), as `Generator.encode` takes them."""
+    ids, mask = padded([item.token_ids for item in items], 0)
+    return ids, mask, torch.tensor([item.relevance for item in items], dtype=torch.float32)
 
 
 class QueryEnds(StoppingCriteria):

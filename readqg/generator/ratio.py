@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from readqg import devices, models, sample
-from readqg.batching import run_batches
+from readqg.batching import run_batches, tokens_for
 from readqg.config import RatioConfig
 from readqg.corpus import Documents
 from readqg.errors import ModelError
@@ -98,7 +98,7 @@ class RatioStage(QueryRowsStage):
                             + max(len(model.target_ids(query, c.query_tokens)) for query in own))
             for text, own in zip(texts, queries, strict=True)
         ]
-        found, self._halvings = run_batches(lengths, c.batch_tokens, lambda batch: log_ratios(
+        found, self._halvings = run_batches(lengths, tokens_for(model.device, c.batch_tokens), lambda batch: log_ratios(
             model, [texts[i] for i in batch], [queries[i] for i in batch], c.document_tokens, c.query_tokens))
         return found
 

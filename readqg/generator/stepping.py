@@ -7,11 +7,12 @@ for every token. Beam search, which needs none of these, is left to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutput
@@ -25,10 +26,10 @@ _ENDED_SHARE = 0.125  # leaving costs a copy of the cache, so rows leave togethe
 
 
 @torch.inference_mode()
-def decode(generator: Generator, encoded: Encoded, index: Tensor, choose: Chooser, ended: Callable[[Tensor], Tensor],
+def decode(generator: Generator, encodings: Sequence[Encoded], index: Tensor, choose: Chooser, ended: Callable[[Tensor], Tensor],
            max_new_tokens: int) -> tuple[Tensor, Tensor]:
-    """One sequence a row of `index` (N,), which names its encoding: tokens (N, T) and their log-probabilities (N, T) in nats.
-    The cache of `encoded` is used up.
+    """One sequence a row of `index` (N,), which names its document, counted through `encodings` (of any lengths): tokens (N, T)
+    and their log-probabilities (N, T) in nats. The caches of `encodings` are used up.
 
     `ended(tokens (n, t))` says, (n,) bool, which rows end with their last token. What stands after a row's end means nothing:
     end tokens, or what the model went on with while its row was still in the batch. T is at most `max_new_tokens`."""
@@ -38,7 +39,7 @@ def decode(generator: Generator, encoded: Encoded, index: Tensor, choose: Choose
     log_probs = torch.zeros(len(index), max_new_tokens, device=device)
     over = torch.zeros(len(index), dtype=torch.bool, device=device)
     begin = _Prefixed if generator.kind == "decoder-only" else _Encoded
-    state: _Prefixed | _Encoded = begin(generator, encoded, index.to(device), max_new_tokens)
+    state: _Prefixed | _Encoded = begin(generator, encodings, index.to(device), max_new_tokens)
     for step in range(max_new_tokens):
         logits = state.next_logits(tokens[rows, step - 1] if step else None)
         tokens[rows, step], log_probs[rows, step] = choose(logits, rows, step)
@@ -55,16 +56,21 @@ def decode(generator: Generator, encoded: Encoded, index: Tensor, choose: Choose
 class _Prefixed:
     """A decoder-only backbone after its prefixes."""
 
-    def __init__(self, generator: Generator, encoded: Encoded, index: Tensor, room: int) -> None:
-        assert encoded.cache is not None and encoded.prefix_mask is not None and encoded.last is not None
+    def __init__(self, generator: Generator, encodings: Sequence[Encoded], index: Tensor, room: int) -> None:
+        masks, last, caches = [], [], []
+        for encoded in encodings:
+            assert encoded.cache is not None and encoded.prefix_mask is not None and encoded.last is not None
+            masks.append(encoded.prefix_mask)
+            last.append(encoded.last)
+            caches.append(cast(list[DynamicLayer], encoded.cache.layers))
         self.generator = generator
-        self._last = encoded.last[index]
-        self._mask = encoded.prefix_mask[index]
+        self._last = torch.cat(last)[index]
+        self._mask = _rows(masks, "left")[index]
         self._cache = DynamicCache(config=generator.backbone.lm.config)
-        layers = encoded.cache.layers
-        layers.reverse()
+        for layers in caches:
+            layers.reverse()
         # Taken out one by one, so that at no time two copies of the whole lie in memory.
-        self._cache.layers = [RoomyLayer(cast(DynamicLayer, layers.pop()), index, room) for _ in range(len(layers))]
+        self._cache.layers = [RoomyLayer([layers.pop() for layers in caches], index, room) for _ in range(len(caches[0]))]
 
     def next_logits(self, tokens: Tensor | None) -> Tensor:
         """(n, V) float32 after `tokens` (n,), or after the prefix."""
@@ -84,9 +90,10 @@ class _Prefixed:
 class _Encoded:
     """The decoder of an encoder-decoder."""
 
-    def __init__(self, generator: Generator, encoded: Encoded, index: Tensor, room: int) -> None:
+    def __init__(self, generator: Generator, encodings: Sequence[Encoded], index: Tensor, room: int) -> None:
         self.generator = generator
-        self._states, self._mask = encoded.states[index], encoded.mask[index]
+        self._states = _rows([encoded.states for encoded in encodings], "right")[index]
+        self._mask = _rows([encoded.mask for encoded in encodings], "right")[index]
         config = generator.backbone.lm.config
         self._cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
 
@@ -107,12 +114,17 @@ class _Encoded:
 class RoomyLayer(DynamicLayer):
     """Keys and values of a layer with room for `room` more positions, so that a token is written, not the whole copied."""
 
-    def __init__(self, prefix: DynamicLayer, index: Tensor, room: int) -> None:
+    def __init__(self, prefixes: Sequence[DynamicLayer], index: Tensor, room: int) -> None:
+        """Row i begins with prefix `index[i]`, counted through `prefixes`; what is shorter ends where the longest does."""
         super().__init__()
-        assert prefix.keys is not None and prefix.values is not None
-        self.lazy_initialization(prefix.keys, prefix.values)
-        self._length = prefix.keys.shape[-2]
-        self._buffers = [_with_room(tensor, index, room) for tensor in (prefix.keys, prefix.values)]
+        keys, values = [], []
+        for prefix in prefixes:
+            assert prefix.keys is not None and prefix.values is not None
+            keys.append(prefix.keys)
+            values.append(prefix.values)
+        self.lazy_initialization(keys[0], values[0])
+        self._length = max(tensor.shape[-2] for tensor in keys)
+        self._buffers = [_with_room(tensors, index, self._length, room) for tensors in (keys, values)]
         self.keys, self.values = self._filled()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -131,8 +143,18 @@ class RoomyLayer(DynamicLayer):
         return keys[..., : self._length, :], values[..., : self._length, :]
 
 
-def _with_room(tensor: Tensor, index: Tensor, room: int) -> Tensor:
-    _, heads, length, size = tensor.shape
-    buffer = tensor.new_zeros(len(index), heads, length + room, size)
-    buffer[..., :length, :] = tensor[index]
+def _with_room(tensors: Sequence[Tensor], index: Tensor, length: int, room: int) -> Tensor:
+    """(len(index), heads, length + room, size): row i of `tensors` (N, heads, at most `length`, size) stands before `room`."""
+    _, heads, _, size = tensors[0].shape
+    buffer = tensors[0].new_zeros(len(index), heads, length + room, size)
+    first = 0
+    for tensor in tensors:
+        rows = ((index >= first) & (index < first + len(tensor))).nonzero().squeeze(1)
+        buffer[rows, :, length - tensor.shape[2]:length] = tensor[index[rows] - first]
+        first += len(tensor)
     return buffer
+
+
+def _rows(tensors: Sequence[Tensor], padding_side: str) -> Tensor:
+    """The rows of all (N, L, ...), padded with zeros to the longest."""
+    return pad_sequence([row for tensor in tensors for row in tensor], batch_first=True, padding_side=padding_side)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.modeling_outputs import BaseModelOutput
 
+from readqg import batching
 from readqg.config import GenerateSettings, GeneratorSettings, make
 from readqg.errors import ConfigError
 from readqg.generator import decoding as decoding_module
@@ -261,15 +262,34 @@ def test_running_out_of_memory_halves_the_batches_and_changes_no_query(
 ) -> None:
     whole, decode = write(untied), decoding_module.decode
 
-    def short_of_memory(generator: Generator, encoded: Any, index: torch.Tensor, *rest: Any) -> Any:
+    def short_of_memory(generator: Generator, encodings: Any, index: torch.Tensor, *rest: Any) -> Any:
         if len(index) > 2:
             raise torch.OutOfMemoryError("no room for more than two rows")
-        return decode(generator, encoded, index, *rest)
+        return decode(generator, encodings, index, *rest)
 
     monkeypatch.setattr(decoding_module, "decode", short_of_memory)
     writer = QueryWriter(untied, make(GenerateSettings, {"max_new_tokens": 12, "decoding": "greedy"}))
     assert [q.text for q in writer.write(documents(untied))] == [q.text for q in whole]
     assert writer.last_halvings >= 2
+
+
+@pytest.mark.parametrize("how", [{"decoding": "greedy"}, {"decoding": "top_k", "samples": 11, "top_k": 20}])
+def test_documents_read_in_parts_are_written_for_together_as_those_read_at_once(
+    generator: Generator, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eleven samples are eight and three of an item, so its rows are not sorted by the length of their document."""
+    whole, encode, read = write(generator, **how), generator.encode, []
+
+    def counting(*documents: torch.Tensor) -> Any:
+        read.append(len(documents[0]))
+        return encode(*documents)
+
+    monkeypatch.setattr(generator, "encode", counting)
+    monkeypatch.setattr(batching, "CPU_BATCH_TOKENS", 60)
+    written = write(generator, **how)
+    assert [(q.text, q.n_tokens) for q in written] == [(q.text, q.n_tokens) for q in whole]
+    assert [q.log_likelihood for q in written] == pytest.approx([q.log_likelihood for q in whole], abs=1e-4)
+    assert len(read) > 2 and max(read) > 1
 
 
 def test_copies_are_refused(generator: Generator) -> None:
