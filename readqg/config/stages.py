@@ -145,7 +145,7 @@ class PairsConfig(PairsSettings):
     out: Location
     """The pairs folder to make."""
     partitions: int = Field(64, ge=1, le=1024)
-    """Shards of the output; a passage goes to one by a hash of its id."""
+    """Shards of the output; a passage goes to one by its row among the documents."""
     shard_rows: int = Field(1_000_000, ge=1)
     """Scores that are sorted at a time."""
     max_pickle_bytes: int = placement(8 << 30, ge=1)

@@ -98,7 +98,9 @@ def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing
                 fn_constructor_args=(stage, folder),
                 batch_size=1,
                 batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=compute.workers, max_tasks_in_flight_per_actor=2),
+                # All from the start: a pool that grows by itself never takes the last worker where CPUs are few, for Ray keeps shares
+                # of them back for the other steps.
+                compute=ray.data.ActorPoolStrategy(size=min(compute.workers, len(missing)), max_tasks_in_flight_per_actor=2),
                 num_cpus=cluster.model_cpus(compute.workers),
                 num_gpus=1 if cluster.has_gpu(compute) else None,
                 max_task_retries=_RAY_RETRIES,

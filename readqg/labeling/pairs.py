@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from readqg.config import PairsConfig, identity
-from readqg.labeling.partition import PartitionStage, TextPartitionStage, check_known
+from readqg.labeling.partition import PASSAGE, QUERY, PartitionStage, TextPartitionStage, check_known
 from readqg.labeling.rules import REASONS, choose
-from readqg.labeling.scores import SCORES, ScoreSet, check_scores, open_scores
+from readqg.labeling.scores import ScoreSet, check_scores, open_scores
 from readqg.labeling.texts import Texts
 from readqg.places import Place, place_of, readable
 from readqg.shards import OutputFolder, open_input
@@ -23,7 +23,7 @@ PARTITIONED, PARTITIONED_TEXTS = "_partitioned", "_partitioned-texts"
 _DROPPED = (*REASONS, "no_text")
 _QUERY = pa.struct([("query_id", pa.string()), ("query", pa.string()), ("score", pa.float32()), ("relevance", pa.float32())])
 _ROWS_IN_GROUP = 512
-_SCORED = pa.struct([("query_id", pa.string()), ("score", pa.float32())])
+_SCORED = pa.struct([(QUERY, pa.int32()), ("score", pa.float32())])
 
 
 class PairsStage(ShardStage):
@@ -53,24 +53,25 @@ class PairsStage(ShardStage):
         return self.config.partitions
 
     def read(self, index: int) -> pa.Table:
-        """(doc_id, scored: list of {query_id, score}, duplicates, text), a row a passage; a pair scored twice keeps its highest."""
-        rows = _row_group(self.partitioned, index, SCORES.names)
-        pairs = rows.group_by("doc_id", "query_id").agg(pl.col("score").max(), times=pl.len())
-        passages = pairs.group_by("doc_id").agg(
-            scored=pl.struct("query_id", "score"), duplicates=(pl.col("times") - 1).sum().cast(pl.Int64)).sort("doc_id")
-        texts = _row_group(self.partitioned_texts, index, ["doc_id", "text"])
-        return passages.join(texts, on="doc_id", how="left", maintain_order="left").to_arrow().cast(pa.schema(
-            [("doc_id", pa.string()), ("scored", pa.list_(_SCORED)), ("duplicates", pa.int64()), ("text", pa.string())]))
+        """(doc_id, text, duplicates, scored: list of {query, score}), a row a passage; a pair scored twice keeps its highest."""
+        rows = _row_group(self.partitioned, index, [PASSAGE, QUERY, "score"])
+        pairs = rows.group_by(PASSAGE, QUERY).agg(pl.col("score").max(), times=pl.len())
+        passages = pairs.group_by(PASSAGE).agg(
+            scored=pl.struct(QUERY, "score"), duplicates=(pl.col("times") - 1).sum().cast(pl.Int64))
+        texts = _row_group(self.partitioned_texts, index, [PASSAGE, "doc_id", "text"])
+        return passages.join(texts, on=PASSAGE).select("doc_id", "text", "duplicates", "scored").sort("doc_id").to_arrow().cast(pa.schema(
+            [("doc_id", pa.string()), ("text", pa.string()), ("duplicates", pa.int64()), ("scored", pa.list_(_SCORED))]))
 
     def compute(self, table: pa.Table) -> pa.Table:
-        passages = pl.DataFrame(pl.from_arrow(table))
-        scored = passages.select("doc_id", "scored").explode("scored").unnest("scored")
+        passages = pl.DataFrame(pl.from_arrow(table)).with_row_index(PASSAGE)
+        # Numbers stand for the ids: both in the ids' order.
+        scored = passages.select("scored", doc_id=PASSAGE).explode("scored").unnest("scored").rename({QUERY: "query_id"})
         chosen, dropped = choose(scored, self.config.rule, self.config.m)
-        chosen = chosen.join(self.texts.query_table, on="query_id", how="left", maintain_order="left")
-        query = pl.struct("query_id", "query", "score", "relevance")
-        kept = chosen.group_by("doc_id", maintain_order=True).agg(
+        queries = self.texts.query_table[chosen["query_id"]]
+        query = pl.struct(*queries.columns, "score", "relevance")
+        kept = chosen.with_columns(queries).group_by("doc_id", maintain_order=True).agg(
             positives=query.filter(pl.col("positive")), negatives=query.filter(~pl.col("positive")))
-        kept = kept.join(passages.select("doc_id", "text"), on="doc_id", how="left", maintain_order="left")
+        kept = passages[kept["doc_id"]].select("doc_id", "text").with_columns(kept.select("positives", "negatives"))
         with_text = kept.filter(pl.col("text") != "").with_columns(error=pl.lit(None, pl.String))
         dropped["no_text"] = kept.height - with_text.height
         self._counts = {

@@ -1,5 +1,6 @@
-"""The first stages of `pairs`: each shard of scores, and each of passages, is grouped by a hash of the passage's id into one file with
-one row group a partition, so that the last stage finds all of a passage's scores, and its text, in row group k of every file.
+"""The first stages of `pairs`: each shard of scores, and each of passages, is grouped by the passage's number into one file with one
+row group a partition, so that the last stage finds all of a passage's scores, and its text, in row group k of every file. Ids become
+numbers here, which are a tenth of the work to sort, write and read again.
 
 This is the shuffle of a join and a group-by, done with two passes over files: memory holds one shard at a time, and no worker speaks
 to another.
@@ -14,35 +15,13 @@ import pyarrow as pa
 from readqg.config import PairsConfig
 from readqg.corpus import document_text
 from readqg.errors import InputError, RunError
-from readqg.labeling.scores import SCORES, ScoreSet
+from readqg.labeling.scores import ScoreSet
 from readqg.labeling.texts import Texts
 from readqg.stage import ShardStage
 
 _TEXTS_A_SHARD = 65_536
-_POLYNOMIAL = 0xEDB88320  # of CRC-32, reflected
-
-
-def partition_of(ids: pl.Series, partitions: int) -> np.ndarray:
-    """The partition of every id, (n,) int32: its CRC-32, which is the same everywhere and for good, modulo `partitions`."""
-    text = ids.to_arrow().cast(pa.large_binary())
-    offsets = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
-    lengths, data = np.diff(offsets), np.frombuffer(text.buffers()[2] or b"", np.uint8)
-    crc, rows = np.full(len(text), 0xFFFFFFFF, np.uint32), np.arange(len(text))
-    for place in range(int(lengths.max(initial=0))):  # a byte of all ids at a time
-        rows = rows[lengths[rows] > place]
-        found = crc[rows]
-        crc[rows] = _CRC_TABLE[(found ^ data[offsets[rows] + place]) & 0xFF] ^ (found >> 8)
-    return ((crc ^ 0xFFFFFFFF) % partitions).astype(np.int32)
-
-
-def _crc_table() -> np.ndarray:
-    table = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        table = np.where(table & 1, (table >> 1) ^ np.uint32(_POLYNOMIAL), table >> 1).astype(np.uint32)
-    return table
-
-
-_CRC_TABLE = _crc_table()
+PASSAGE, QUERY = "passage", "query"
+"""Columns of numbers: of the passage's row in the documents, of the query's in `Texts.query_table`."""
 
 
 class _Grouped(ShardStage):
@@ -58,15 +37,15 @@ class _Grouped(ShardStage):
         return lengths
 
     def _grouped(self, rows: pl.DataFrame) -> pa.Table:
-        rows = rows.with_columns(partition=partition_of(rows["doc_id"], self.config.partitions))
+        rows = rows.with_columns(partition=pl.col(PASSAGE) % self.config.partitions)
         return rows.sort("partition", maintain_order=True).to_arrow().cast(self.schema)
 
 
 class TextPartitionStage(_Grouped):
-    """Passages to (doc_id, text = title + " " + text, partition)."""
+    """Passages to (passage, doc_id, text = title + " " + text, partition)."""
 
     name = "partition-texts"
-    schema = pa.schema([("doc_id", pa.string()), ("text", pa.string()), ("partition", pa.int32())])
+    schema = pa.schema([(PASSAGE, pa.int32()), ("doc_id", pa.string()), ("text", pa.string()), ("partition", pa.int32())])
 
     def __init__(self, config: PairsConfig, texts: Texts) -> None:
         self.config, self.texts = config, texts
@@ -79,20 +58,23 @@ class TextPartitionStage(_Grouped):
         return -(-self.texts.documents.rows // _TEXTS_A_SHARD)
 
     def read(self, index: int) -> pa.Table:
-        return self.texts.documents.read(index * _TEXTS_A_SHARD, (index + 1) * _TEXTS_A_SHARD)
+        first = index * _TEXTS_A_SHARD
+        table = self.texts.documents.read(first, first + _TEXTS_A_SHARD)
+        return table.append_column(PASSAGE, pa.array(np.arange(first, first + table.num_rows, dtype=np.int32)))
 
     def compute(self, table: pa.Table) -> pa.Table:
         texts = [document_text(title, text) for title, text in zip(table["title"].to_pylist(), table["text"].to_pylist(), strict=True)]
-        return self._grouped(pl.DataFrame({"doc_id": pl.from_arrow(table["doc_id"]), "text": texts}, schema_overrides={"text": pl.String}))
+        rows = pl.DataFrame(pl.from_arrow(table.select([PASSAGE, "doc_id"])))
+        return self._grouped(rows.with_columns(text=pl.Series(texts, dtype=pl.String)))
 
 
 class PartitionStage(_Grouped):
-    """Scores (query_id, doc_id, score) to the same rows, partitioned; one file a shard of `shard_rows` rows.
+    """Scores (query_id, doc_id, score) to (passage, query, score, partition); one file a shard of `shard_rows` rows.
 
     Left out and counted: pairs without a score, and those whose passage or query is not known (for a query: or has no text)."""
 
     name = "partition"
-    schema = SCORES.append(pa.field("partition", pa.int32()))
+    schema = pa.schema([(PASSAGE, pa.int32()), (QUERY, pa.int32()), ("score", pa.float32()), ("partition", pa.int32())])
 
     def __init__(self, config: PairsConfig, scores: ScoreSet, texts: Texts) -> None:
         self.config = config
@@ -113,32 +95,18 @@ class PartitionStage(_Grouped):
     def compute(self, table: pa.Table) -> pa.Table:
         rows = pl.DataFrame(pl.from_arrow(table))
         scored = rows.filter(pl.col("score").is_not_null())
-        known = scored.with_columns(
-            passage_known=_among(scored["doc_id"], self.texts.passage_hashes),
-            query_known=_among(scored["query_id"], self.texts.query_hashes),
-        )
-        kept = known.filter(pl.col("passage_known") & pl.col("query_known")).select(SCORES.names)
+        passage, query = self.texts.passage_numbers.of(scored["doc_id"]), self.texts.query_numbers.of(scored["query_id"])
+        numbered = pl.DataFrame({PASSAGE: passage, QUERY: query, "score": scored["score"]})
+        kept = numbered.filter((pl.col(PASSAGE) >= 0) & (pl.col(QUERY) >= 0))
         self._counts = {
             "unscored": rows.height - scored.height,
-            "unknown_passage": known.filter(~pl.col("passage_known")).height,
-            "unknown_query": known.filter(pl.col("passage_known") & ~pl.col("query_known")).height,
+            "unknown_passage": int((passage < 0).sum()),
+            "unknown_query": int(((passage >= 0) & (query < 0)).sum()),
         }
         return self._grouped(kept)
 
     def counts(self) -> dict[str, int]:
         return self._counts
-
-
-def _among(ids: pl.Series, hashes: np.ndarray) -> np.ndarray:
-    """(n,) bool: whether each id is one of those with these hashes."""
-    if not len(hashes):
-        return np.zeros(len(ids), dtype=bool)
-    own = ids.hash().to_numpy()
-    order = np.argsort(own)  # in order, lookups find their neighbours in the processor's cache
-    found = np.empty(len(own), dtype=bool)
-    places = np.searchsorted(hashes, own[order])
-    found[order] = hashes[np.minimum(places, len(hashes) - 1)] == own[order]
-    return found
 
 
 def check_known(stage: PartitionStage, counts: dict[str, float], unscored: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import count
 
 import numpy as np
 import polars as pl
@@ -29,18 +30,48 @@ class Texts:
 
     @property
     def query_table(self) -> pl.DataFrame:
-        """The same as a table: query_id, query."""
+        """The same as a table: query_id, query; in the order of query_id, so that a query's number stands for its id in sorts."""
         return _query_table(self._queries, self.fingerprints["queries"])
 
     @property
-    def passage_hashes(self) -> np.ndarray:
-        """Of the ids of all passages, 64 bits each, sorted: 8 bytes an id, and quick to look many up in."""
-        return _passage_hashes(self.documents.path, self.documents.fingerprint)
+    def passage_numbers(self) -> Numbers:
+        """A passage's row among the documents."""
+        return _passage_numbers(self.documents.path, self.documents.fingerprint)
 
     @property
-    def query_hashes(self) -> np.ndarray:
-        """The same of the queries that have a text."""
-        return _query_hashes(self._queries, self.fingerprints["queries"])
+    def query_numbers(self) -> Numbers:
+        """A query's row in `query_table`."""
+        return _query_numbers(self._queries, self.fingerprints["queries"])
+
+
+class Numbers:
+    """Ids as numbers, their places in `ids`: 12 bytes an id, and quick to look many up in.
+
+    They are known by 64 bits of a hash that differ for all of `ids`; another id is taken for one of n with a chance of n / 2^64."""
+
+    def __init__(self, ids: pl.Series) -> None:
+        for self._seed in count():
+            hashes = self._hash(ids)
+            order = np.argsort(hashes)
+            self._hashes = hashes[order]
+            if not (self._hashes[1:] == self._hashes[:-1]).any():
+                break
+        self._numbers = order.astype(np.int32)
+
+    def of(self, ids: pl.Series) -> np.ndarray:
+        """(n,) int32; -1 for an id that is not among them."""
+        numbers = np.full(len(ids), -1, np.int32)
+        if not len(self._hashes):
+            return numbers
+        own = self._hash(ids)
+        order = np.argsort(own)  # in order, lookups find their neighbours in the processor's cache
+        own = own[order]
+        places = np.minimum(np.searchsorted(self._hashes, own), len(self._hashes) - 1)
+        numbers[order] = np.where(self._hashes[places] == own, self._numbers[places], -1)
+        return numbers
+
+    def _hash(self, ids: pl.Series) -> np.ndarray:
+        return ids.hash(self._seed).to_numpy()
 
 
 @lru_cache(maxsize=1)
@@ -52,18 +83,14 @@ def _queries(path: str, fingerprint: str) -> dict[str, str]:
 def _query_table(path: str, fingerprint: str) -> pl.DataFrame:
     texts = _queries(path, fingerprint)
     columns = {"query_id": list(texts), "query": list(texts.values())}
-    return pl.DataFrame(columns, schema={"query_id": pl.String, "query": pl.String})
+    return pl.DataFrame(columns, schema={"query_id": pl.String, "query": pl.String}).sort("query_id")
 
 
 @lru_cache(maxsize=1)
-def _passage_hashes(path: Place, fingerprint: str) -> np.ndarray:
-    return _hashes(pl.Series(Documents.open(path).id_column))
+def _passage_numbers(path: Place, fingerprint: str) -> Numbers:
+    return Numbers(pl.Series(Documents.open(path).id_column))
 
 
 @lru_cache(maxsize=1)
-def _query_hashes(path: str, fingerprint: str) -> np.ndarray:
-    return _hashes(_query_table(path, fingerprint)["query_id"])
-
-
-def _hashes(ids: pl.Series) -> np.ndarray:
-    return np.sort(ids.hash().to_numpy())
+def _query_numbers(path: str, fingerprint: str) -> Numbers:
+    return Numbers(_query_table(path, fingerprint)["query_id"])

@@ -65,8 +65,8 @@ def _inputs(work: Path, rows: int, passages: int) -> tuple[Path, Path, Path]:
             for start in range(0, rows, _CHUNK):
                 n = min(_CHUNK, rows - start)
                 doc = (passages * rng.random(n) ** 2).astype(np.int64)  # a few passages have many queries
-                columns = [rng.integers(queries, size=n).astype(str), doc.astype(str), rng.normal(-4, 5, n).astype(np.float32)]
-                writer.write_table(pa.table([pa.array(c) for c in columns], schema=schema))
+                columns = [_ids(rng.integers(queries, size=n)), _ids(doc), pa.array(rng.normal(-4, 5, n).astype(np.float32))]
+                writer.write_table(pa.table(columns, schema=schema))
         _texts(texts, "_id", queries, "a query of some words")
         _texts(documents, "_id", passages, "a passage of some sixty words " * 10)
     folders = [work / f"{kind}-{rows}" for kind in ("documents", "queries")]
@@ -81,8 +81,12 @@ def _texts(path: Path, id_field: str, count: int, text: str) -> None:
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, count, _CHUNK):
             n = min(_CHUNK, count - start)
-            ids = pa.array(np.arange(start, start + n).astype(str))
-            writer.write_table(pa.table([ids, pa.array([""] * n), pa.array([text] * n)], schema=schema))
+            ids = _ids(np.arange(start, start + n))
+            writer.write_table(pa.table([ids, pa.repeat("", n), pa.repeat(text, n)], schema=schema))
+
+
+def _ids(numbers: np.ndarray) -> pa.Array:
+    return pa.array(numbers).cast(pa.string())
 
 
 def _dictionaries(inputs: tuple[Path, Path, Path], rows: int, out: Path, m: int = 4) -> float:

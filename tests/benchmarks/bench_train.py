@@ -5,24 +5,29 @@
     python -m tests.benchmarks.bench_train generator --backbone flan-t5-shaped
     python -m tests.benchmarks.bench_train workers             # two workers of one thread against two processes
 
-Same order, schedule and optimizer, dropout off. Every run is a process of its own, ours and the baseline in turn; it prints seconds a
-step (the first is left out), its losses and its peak memory.
+Same order, schedule and optimizer, dropout off. Ours runs as a user's does, through Ray Train and DeepSpeed; "one process" and "two
+processes" are the same step without them. Every run is a process of its own, ours and the baseline in turn; it prints seconds a step
+(the first is left out), its losses and its peak memory (of ours: driver and workers together).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
 import torch
 from torch.utils.data import BatchSampler, SequentialSampler
 
@@ -30,6 +35,9 @@ from readqg.config import SMOLLM2, Compute, TrainGeneratorConfig, TrainRerankerC
 from readqg.corpus import Documents, subset
 from tests.benchmarks.timing import machine
 from tests.builders import write_folder
+
+_FP32 = Compute(precision="fp32")
+_SAME_CURVE = 1e-3
 
 
 def main() -> None:
@@ -85,6 +93,8 @@ def _report(args: argparse.Namespace, runs: dict[str, list[dict[str, Any]]]) -> 
     ratios = [base["seconds"] / own["seconds"] for base, own in zip(runs["baseline"], runs["ours"], strict=True)]
     differences = [abs(a - b) for base, own in zip(runs["baseline"], runs["ours"], strict=True)
                    for a, b in zip(base["losses"], own["losses"], strict=True)]
+    if not max(differences) < _SAME_CURVE:
+        raise RuntimeError(f"not the same curve: losses differ by {max(differences):.1e}")
     print(f"ratio {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f}, {len(ratios)} runs); "
           f"losses differ by {max(differences):.1e} at most")
 
@@ -92,15 +102,17 @@ def _report(args: argparse.Namespace, runs: dict[str, list[dict[str, Any]]]) -> 
 def _print_one(args: argparse.Namespace) -> None:
     torch.set_num_threads(1 if args.what == "workers" else args.threads)
     torch.manual_seed(0)
-    if args.what == "generator":
-        seconds, losses = _generator(args)
+    peak = 0.0
+    if args.side == "one process":
+        seconds, losses = _bare(_reranker_stage(args), args.steps)
     elif args.side == "baseline":
-        seconds, losses = _cross_encoder_trainer(args)
-    elif args.side == "two workers":
-        seconds, losses = _two_workers(args)
+        seconds, losses = _trainer(_generator_stage(args), args) if args.what == "generator" else _cross_encoder_trainer(args)
     else:
-        seconds, losses = _ours(_reranker_stage(args), args.steps)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        two = args.what == "workers"
+        compute = Compute(precision="fp32", workers=2 if two else 1, threads=1 if two else args.threads)
+        stage = (_generator_stage if args.what == "generator" else _reranker_stage)(args, compute)
+        seconds, losses, peak = _through_the_engine(stage, args.steps)
+    peak += resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     sys.stdout.write(json.dumps({"seconds": statistics.fmean(seconds), "losses": losses, "peak_mib": peak}) + "\n")
 
 
@@ -127,35 +139,35 @@ def _prepare(args: argparse.Namespace, work: Path) -> Path:
         query_row(d["doc_id"], 1.0, titles[i]), query_row(d["doc_id"], 0.0, titles[(i + 1) % 200]))]
     write_queries(work / "queries", rows)
     write_folder(work / "documents", table, SCHEMAS["documents"])
+    shutil.copytree(args.model, work / "model")
+    settings = json.loads((work / "model/config.json").read_text())
+    settings.update(dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"), 0.0))
+    (work / "model/config.json").write_text(json.dumps(settings))
     return work
 
 
-def _reranker_stage(args: argparse.Namespace, **settings: Any) -> Any:
+def _reranker_stage(args: argparse.Namespace, compute: Compute = _FP32) -> Any:
     from readqg.reranker.training import RerankerTraining
 
     config = TrainRerankerConfig(
-        queries=f"{args.inputs}/queries", documents=f"{args.inputs}/documents", start=args.model, out=f"{args.inputs}/out-{time.time_ns()}",
-        schedule="constant", warmup_epochs=0.0, held_out_max=1, **{"compute": Compute(precision="fp32"), **settings})
-    return _no_dropout(RerankerTraining(config))
+        queries=f"{args.inputs}/queries", documents=f"{args.inputs}/documents", start=f"{args.inputs}/model", held_out_max=1,
+        out=f"{args.inputs}/out-{time.time_ns()}", schedule="constant", warmup_epochs=0.0, compute=compute)
+    return RerankerTraining(config)
 
 
-def _no_dropout(stage: Any) -> Any:
-    build = stage.build
+def _generator_stage(args: argparse.Namespace, compute: Compute = _FP32) -> Any:
+    from readqg.generator.training import GeneratorTraining
+    from tests.benchmarks.bench_generation import shaped_like_flan_t5
 
-    def still() -> Any:
-        model = build()
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        model.config.attention_probs_dropout_prob = 0.0
-        return model
-
-    stage.build = still
-    return stage
+    backbone = args.backbone if args.backbone != "flan-t5-shaped" else str(shaped_like_flan_t5())
+    config = TrainGeneratorConfig(
+        pairs=f"{args.inputs}/pairs", out=f"{args.inputs}/out-{time.time_ns()}", backbone=backbone, held_out_documents=4,
+        learning_rate=3e-3, compute=compute)
+    return GeneratorTraining(config)
 
 
-def _ours(stage: Any, steps: int) -> tuple[list[float], list[float]]:
-    """The stage's own step, with the optimizer and the clipping that the engine gives it."""
+def _bare(stage: Any, steps: int) -> tuple[list[float], list[float]]:
+    """The stage's own step in this process, with the optimizer and the clipping that the engine gives it."""
     from readqg.tuning.loop import train
 
     model, losses, ends = stage.build(), [], [time.perf_counter()]
@@ -172,32 +184,43 @@ def _ours(stage: Any, steps: int) -> tuple[list[float], list[float]]:
     return [b - a for a, b in pairwise(ends[1:])], losses
 
 
-def _two_workers(args: argparse.Namespace) -> tuple[list[float], list[float]]:
-    """Through Ray Train and DeepSpeed; seconds a step from the times at which the log grew."""
+def _through_the_engine(stage: Any, steps: int) -> tuple[list[float], list[float], float]:
+    """As a user trains, through Ray Train and DeepSpeed: mean seconds of a step from the times at which the log grew, the losses, and
+    the workers' peaks together in MiB."""
     from readqg.engine import cluster, train
 
-    stage = _reranker_stage(args, compute=Compute(precision="fp32", workers=2, threads=1))
-    stage.steps = args.steps + 1
-    del stage.build  # a closure does not travel; dropout costs next to nothing
+    stage.steps = steps + 1
+    times: dict[int, float] = {}
+    peaks: dict[int, float] = {}
+    path, done = Path(stage.config.out) / "_train/log.jsonl", threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            number = sum('"loss"' in line for line in path.read_text().splitlines()) if path.exists() else 0
+            if number and number not in times:
+                times[number] = time.perf_counter()
+                peaks.update(_peaks_of_workers())
+
+    thread = threading.Thread(target=watch)
     with cluster.connect(stage.config.compute):
-        import threading
-
-        times: dict[int, float] = {}
-        path, done = Path(stage.config.out) / "_train/log.jsonl", threading.Event()
-
-        def watch() -> None:
-            while not done.wait(0.02):
-                if path.exists():
-                    number = sum('"loss"' in line for line in path.read_text().splitlines())
-                    times.setdefault(number, time.perf_counter())
-
-        thread = threading.Thread(target=watch)
         thread.start()
         train.run(stage, stage.config)
         done.set()
         thread.join()
     log = [json.loads(line) for line in (Path(stage.config.out) / "training_log.jsonl").read_text().splitlines()]
-    return [(times[args.steps + 1] - times[1]) / args.steps], [line["loss"] for line in log if "loss" in line]
+    losses = [line["loss"] for line in log if "loss" in line]
+    return [(times[steps + 1] - times[1]) / steps], losses, sum(peaks.values())
+
+
+def _peaks_of_workers() -> dict[int, float]:
+    """Of each training worker below this process: the highest resident memory it has had, in MiB."""
+    peaks = {}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error, OSError, IndexError):
+            if "TrainWorker" in process.cmdline()[0]:
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                peaks[process.pid] = int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    return peaks
 
 
 def _cross_encoder_trainer(args: argparse.Namespace) -> tuple[list[float], list[float]]:
@@ -210,8 +233,7 @@ def _cross_encoder_trainer(args: argparse.Namespace) -> tuple[list[float], list[
     from readqg.reranker.losses import in_batch_bce_loss, margin_ranking_loss
 
     stage = _reranker_stage(args)
-    model = CrossEncoder(args.model, device="cpu", max_length=stage.config.max_length, config_kwargs={
-        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0})
+    model = CrossEncoder(f"{args.inputs}/model", device="cpu", max_length=stage.config.max_length)
     triples = [t for number in range(args.steps + 1) for t in stage.batches.triples(number)]
     columns = {"query": [t.positive for t in triples], "document": stage.documents.texts([t.doc_id for t in triples]),
                "negative": [t.negative for t in triples]}
@@ -248,17 +270,6 @@ def _cross_encoder_trainer(args: argparse.Namespace) -> tuple[list[float], list[
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     return [b - a for a, b in pairwise(Clock.ends)], losses
-
-
-def _generator(args: argparse.Namespace) -> tuple[list[float], list[float]]:
-    from readqg.generator.training import GeneratorTraining
-    from tests.benchmarks.bench_generation import shaped_like_flan_t5
-
-    backbone = args.backbone if args.backbone != "flan-t5-shaped" else str(shaped_like_flan_t5())
-    config = TrainGeneratorConfig(pairs=f"{args.inputs}/pairs", out="unused", backbone=backbone, held_out_documents=4,
-                                  learning_rate=3e-3, compute=Compute(precision="fp32"))
-    stage = GeneratorTraining(config)
-    return _ours(stage, args.steps) if args.side == "ours" else _trainer(stage, args)
 
 
 def _trainer(stage: Any, args: argparse.Namespace) -> tuple[list[float], list[float]]:

@@ -1,8 +1,11 @@
 """Shard stages on a real local Ray."""
 
+from collections import Counter
+
 import pyarrow.parquet as pq
 import pytest
 
+from readqg.config import Compute
 from readqg.engine import data
 from readqg.errors import FolderError, RunError
 from readqg.local import run_here
@@ -67,6 +70,13 @@ def test_a_killed_worker_is_replaced_and_its_shard_done(tmp_path):
     success = data.run(Squares(deadly=13, marks=str(tmp_path / "marks")), SquaresConfig(out=str(tmp_path / "out")))
     assert success["counts"]["rows"] == 20
     assert (tmp_path / "marks" / "death-0").exists()
+
+
+def test_two_workers_share_the_shards(tmp_path):
+    config = SquaresConfig(out=str(tmp_path / "out"), compute=Compute(workers=2))
+    data.run(Squares(shards=12, marks=str(tmp_path), takes_s=1.0), config)
+    shards = Counter(mark.name.split("-")[2] for mark in tmp_path.glob("computed-*"))
+    assert len(shards) == 2 and min(shards.values()) >= 3
 
 
 def test_a_folder_begun_with_another_config_is_refused(tmp_path):

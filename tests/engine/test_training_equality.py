@@ -137,6 +137,16 @@ def test_zero_changes_nothing(kind: str, inputs: Path, tmp_path: Path) -> None:
         assert all(torch.allclose(found[0][1][name], found[zero][1][name], atol=1e-5) for name in names), zero
 
 
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_killed_and_resumed_equals_unbroken_however_zero_splits(zero: int, inputs: Path, tmp_path: Path) -> None:
+    how = {"compute": {**HERE, "workers": 2}, "train": {"zero_stage": zero, "checkpoint_steps": 4, "validate_steps": 12}}
+    whole = trained("reranker", inputs, tmp_path / "a" / "out", 12, True, **how)
+    broken = trained("reranker", inputs, tmp_path / "b" / "out", 12, True, (6,), **how)
+    assert set(begun(tmp_path / "b")) == {0, 4}
+    assert losses(whole) == losses(broken)
+    assert (whole / FILES["reranker"]).read_bytes() == (broken / FILES["reranker"]).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("facts", "said"),
     [

@@ -24,15 +24,17 @@ class SquaresConfig(Settings):
 
 class Squares(ShardStage):
     """`shards` shards of `rows` numbers, squared; `bad` raises, `deadly` kills its worker once (or `deaths` times), in `read`,
-    `prepare` or `compute`."""
+    `prepare` or `compute`; a shard is computed in `takes_s`."""
 
     name = "squares"
     schema = pa.schema([("doc_id", pa.string()), ("square", pa.int64()), ("error", pa.string())])
     key = ("doc_id",)
 
-    def __init__(self, shards=6, rows=4, bad=(), deadly=None, deaths=1, marks=None, needs_model=True, deadly_in="compute"):
+    def __init__(self, shards=6, rows=4, bad=(), deadly=None, deaths=1, marks=None, needs_model=True, deadly_in="compute",
+                 takes_s=0.0):
         self.shards, self.rows, self.bad, self.deadly, self.deaths = shards, rows, set(bad), deadly, deaths
         self.marks, self.needs_model, self.deadly_in = marks, needs_model, deadly_in
+        self.takes_s = takes_s
         self.loaded = False
 
     @property
@@ -58,6 +60,7 @@ class Squares(ShardStage):
         assert self.loaded
         numbers = table["n"].to_pylist()
         self._mark(numbers)
+        time.sleep(self.takes_s)
         if self.bad & set(numbers):
             raise ValueError("a bad number")
         self._die("compute", numbers)

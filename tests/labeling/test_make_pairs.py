@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from readqg.config import identity
 from readqg.errors import FolderError, InputError, RunError
 from readqg.labeling.pairs import PARTITIONED, make_pairs, pairs_summary
-from readqg.labeling.partition import partition_of
+from readqg.labeling.texts import Numbers
 from readqg.local import run_here
 from readqg.shards import OutputFolder, open_input, verify
 from readqg.stage import ShardResult
@@ -49,10 +49,18 @@ def test_each_partition_is_a_row_group_of_every_file(tmp_path):
             assert set(file.read_row_group(k)["partition"].to_pylist()) <= {k}
 
 
-def test_partitions_are_the_same_for_good_and_balanced():
-    assert partition_of(pl.Series(["123456789"]), 1024).tolist() == [0xCBF43926 % 1024]  # CRC-32's published check value
-    partitions = partition_of(pl.Series([str(i) for i in range(0, 700_000, 7)]), 64)
-    assert max(abs((partitions == k).mean() * 64 - 1) for k in range(64)) < 0.1
+@given(st.lists(st.text(max_size=4), max_size=30), st.lists(st.text(max_size=4), max_size=30, unique=True))
+def test_an_id_has_the_number_of_its_place_and_another_none(asked, ids):
+    places = {name: place for place, name in enumerate(ids)}
+    assert Numbers(pl.Series(ids, dtype=pl.String)).of(pl.Series(asked, dtype=pl.String)).tolist() == [places.get(a, -1) for a in asked]
+
+
+def test_ids_whose_hashes_meet_are_told_apart(monkeypatch):
+    """With a hash of two bits, under every seed but one; another seed is taken until no two meet."""
+    whole = pl.Series.hash
+    monkeypatch.setattr(pl.Series, "hash", lambda self, seed=0: whole(self, seed) % 4)
+    ids = pl.Series(["a", "b", "c"])
+    assert Numbers(ids).of(ids).tolist() == [0, 1, 2]
 
 
 def test_the_folder_is_finished_and_reads_as_plain_parquet(tmp_path):

@@ -1,0 +1,109 @@
+"""The driver is killed in the middle of training, or a node of a two-node cluster is lost and another comes: the same weights as
+undisturbed."""
+
+import json
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.harness import Command
+from tests.reranker.corpus import reranker_config
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
+
+EVERY = 40  # steps a checkpoint
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A head with one CPU, so that two workers need the second node."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 << 20})
+    yield cluster
+    cluster.shutdown()
+
+
+def add_node(cluster):
+    return cluster.add_node(num_cpus=2, object_store_memory=100 << 20)
+
+
+def steps(out: Path) -> int:
+    """The last step logged."""
+    log = out / "_train" / "log.jsonl"
+    lines = log.read_text().splitlines()[:-1] if log.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def command_line(folder: Path) -> list[str]:
+    """Trains a tiny re-ranker for 600 steps."""
+    config = reranker_config(folder)
+    return ["train-reranker", "--queries", config.queries, "--documents", config.documents, "--start", config.start, "--batch", "4",
+            "--max-length", "48", "--epochs", "200", "--train.checkpoint-steps", str(EVERY), "--train.validate-steps", "600",
+            "--compute.device", "cpu", "--compute.precision", "fp32", "--compute.threads", "1"]
+
+
+def assert_same(broken: Path, whole: Path) -> None:
+    """The same weights, and a line in the log for every step."""
+    name = "model.safetensors"
+    assert (broken / name).read_bytes() == (whole / name).read_bytes()
+    lines = [json.loads(line) for line in (broken / "training_log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 601))
+
+
+def test_a_killed_driver_costs_at_most_two_checkpoint_intervals_and_changes_nothing(tmp_path, capsys):
+    args = command_line(tmp_path)
+    whole = Command(args, tmp_path / "whole", tmp_path / "whole.log")
+    assert whole.end() == 0, whole.said
+
+    out = tmp_path / "broken"
+    for at in (130, 410):
+        broken = Command(args, out, tmp_path / "broken.log")
+        while broken.running and steps(out) < at:
+            time.sleep(0.02)
+        assert broken.kill("driver", random.Random(0)), broken.said
+        broken.end()
+        reached = steps(out)
+        broken = Command(args, out, tmp_path / "broken.log")
+        again = reached
+        while broken.running and again >= reached:  # the log is cut back to the checkpoint
+            again = min(again, steps(out) or again)
+            time.sleep(0.02)
+        assert again < reached and reached - again <= 2 * EVERY, (again, reached, broken.said)
+        with capsys.disabled():
+            print(f"\ndriver killed at step {reached}, gone on from {again}: {reached - again} steps lost, a checkpoint every {EVERY}")
+        broken.kill("driver", random.Random(0))
+        broken.end()
+    broken = Command(args, out, tmp_path / "broken.log")
+    assert broken.end() == 0, broken.said
+    assert_same(out, tmp_path / "whole")
+
+
+@pytest.mark.cluster
+def test_a_lost_node_costs_at_most_two_checkpoint_intervals_and_changes_nothing(tmp_path, cluster, capsys):
+    args = [*command_line(tmp_path), "--compute.workers", "2", "--compute.ray-address", cluster.address]
+    second = add_node(cluster)
+    whole = Command(args, tmp_path / "whole", tmp_path / "whole.log")
+    assert whole.end() == 0, whole.said
+
+    broken = Command(args, tmp_path / "broken", tmp_path / "broken.log")
+    while broken.running and steps(tmp_path / "broken") < 250:
+        time.sleep(0.05)
+    assert broken.running, broken.said
+    cluster.remove_node(second, allow_graceful=False)
+    time.sleep(1)
+    reached = steps(tmp_path / "broken")
+    add_node(cluster)
+    again = reached
+    while broken.running and again >= reached:  # the log is cut back to the checkpoint
+        again = min(again, steps(tmp_path / "broken") or again)
+        time.sleep(0.02)
+    assert broken.end() == 0, broken.said
+    with capsys.disabled():
+        print(f"\nnode lost at step {reached}, gone on from {again}: {reached - again} steps lost, a checkpoint every {EVERY}")
+    assert again < reached, "the log was seen to be cut back"
+    assert reached - again <= 2 * EVERY
+    assert_same(tmp_path / "broken", tmp_path / "whole")
