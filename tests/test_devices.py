@@ -32,6 +32,7 @@ def test_cpu_and_fp32_are_what_they_say() -> None:
 def test_auto_precision_is_bf16_just_where_it_is_the_faster(
     processor: dict[str, object], faster: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
     assert devices.device_and_dtype(Compute(device="cpu"))[1] == (torch.bfloat16 if faster else torch.float32)
 

@@ -144,20 +144,27 @@ def _without_lines_of(text: str) -> Iterator[None]:
                     os.write(2, line)
 
 
+def gpus() -> int:
+    """Of the cluster as it is now."""
+    return int(ray.cluster_resources().get("GPU", 0.0))
+
+
 def has_gpu(compute: Compute) -> bool:
     """Whether model workers get a GPU each: they do where the cluster has one, unless the config says `cpu`."""
-    return compute.device != "cpu" and ray.cluster_resources().get("GPU", 0.0) >= 1
+    return compute.device != "cpu" and gpus() >= 1
 
 
 def model_cpus(workers: int) -> float:
-    """Logical CPUs a model worker asks for, so that `workers` of them and the CPU steps (0.25 each) always fit.
+    """Logical CPUs a model worker asks for, so that `workers` of them and the CPU steps (0.25 each) always fit. A third of all is left
+    to the steps: else Ray Data may keep the last of them, which commits, without a share until the first has read everything.
 
     Raises `ConfigError` where that many workers do not fit."""
     largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=1.0)
     total = ray.cluster_resources().get("CPU", 1.0)
-    share = min(largest - 0.5, (total - 0.5) / workers)
+    for_models = total - max(0.5, total / 3)
+    share = min(largest - 0.5, for_models / workers)
     if share < 0.05:
         raise ConfigError(
-            f"{workers} workers do not fit on {total:g} CPUs; give at most {int((total - 0.5) / 0.05)} with --compute.workers."
+            f"{workers} workers do not fit on {total:g} CPUs; give at most {int(for_models / 0.05)} with --compute.workers."
         )
     return float(int(share)) if share >= 1 else int(share * 20) / 20

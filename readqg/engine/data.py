@@ -68,12 +68,15 @@ def _run_missing(stage: ShardStage, folder: OutputFolder, compute: Compute) -> N
         watched(folder, compute.stall_s),
         Progress(stage.name, stage.total, "shards", there) as progress,
     ):
+        wanted = min(compute.workers, len(missing))
+        if stage.needs_model and cluster.has_gpu(compute) and wanted > cluster.gpus():
+            log.warning("%s: of %d workers, all that the cluster has no GPU for wait: it has %d", stage.name, wanted, cluster.gpus())
         began, rows, busy_s = time.monotonic(), 0, 0.0
         for receipt in _receipts(stage, folder, compute, missing):
             rows, busy_s = rows + receipt["inputs"], busy_s + receipt["seconds"]
             progress.advance(1, f"{rows / (time.monotonic() - began):.1f} rows/s")
     took = time.monotonic() - began
-    busy = f", its workers busy {busy_s / took / min(compute.workers, len(missing)):.0%} of the time" if stage.needs_model else ""
+    busy = f", its workers busy {busy_s / took / wanted:.0%} of the time" if stage.needs_model else ""
     log.info("%s: %d rows in %s, %.1f rows/s%s", stage.name, rows, duration(took), rows / took, busy)
 
 

@@ -110,8 +110,8 @@ class QueryWriter:
         lengths = [len(item.token_ids) + self.generator.added_tokens for item in items]
         batches = token_batches(lengths, tokens_for(self.generator.device, self.settings.batch_tokens))
         encodings = [self.generator.encode(*_documents([items[i] for i in batch])) for batch in batches]
-        place = {item: at for at, item in enumerate(chain.from_iterable(batches))}
-        index = torch.tensor([place[i] for i, item in enumerate(items) for _ in item.samples])
+        row_of = {i: row for row, i in enumerate(chain.from_iterable(batches))}
+        index = torch.tensor([row_of[i] for i, item in enumerate(items) for _ in item.samples])
         tokens, log_probs = decode(self.generator, encodings, index, choose, self._ends.ended, self.settings.max_new_tokens)
         return tokens, log_probs.double().masked_fill(~self._ends.within(tokens), 0.0).sum(dim=1)
 

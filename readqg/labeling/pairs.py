@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from readqg.config import PairsConfig, identity
-from readqg.labeling.partition import PASSAGE, QUERY, PartitionStage, TextPartitionStage, check_known
+from readqg.labeling.partition import LAYOUT, PASSAGE, QUERY, PartitionStage, TextPartitionStage, check_known
 from readqg.labeling.rules import REASONS, choose
 from readqg.labeling.scores import ScoreSet, check_scores, open_scores
 from readqg.labeling.texts import Texts
@@ -42,7 +42,7 @@ class PairsStage(ShardStage):
         self.texts = texts
         self.partitioned = (place_of(config.out) / PARTITIONED).absolute()
         self.partitioned_texts = (place_of(config.out) / PARTITIONED_TEXTS).absolute()
-        self._inputs = {"scores": scores.fingerprint, **texts.fingerprints}
+        self._inputs = {"scores": scores.fingerprint, **texts.fingerprints, **LAYOUT}
         self._counts: dict[str, int] = {}
 
     def inputs(self) -> dict[str, str]:

@@ -24,6 +24,10 @@ PASSAGE, QUERY = "passage", "query"
 """Columns of numbers: of the passage's row in the documents, of the query's in `Texts.query_table`."""
 
 
+LAYOUT = {"partitioned by": "row"}
+"""Among the inputs of all three stages: parts of another layout, which earlier versions made, are not gone on with."""
+
+
 class _Grouped(ShardStage):
     """Rows with a partition, grouped by it. The order within a partition is the input's."""
 
@@ -51,7 +55,7 @@ class TextPartitionStage(_Grouped):
         self.config, self.texts = config, texts
 
     def inputs(self) -> dict[str, str]:
-        return {"documents": self.texts.fingerprints["documents"]}
+        return {"documents": self.texts.fingerprints["documents"], **LAYOUT}
 
     @property
     def total(self) -> int:
@@ -83,7 +87,7 @@ class PartitionStage(_Grouped):
         self._counts: dict[str, int] = {}
 
     def inputs(self) -> dict[str, str]:
-        return {"scores": self.scores.fingerprint, **self.texts.fingerprints}
+        return {"scores": self.scores.fingerprint, **self.texts.fingerprints, **LAYOUT}
 
     @property
     def total(self) -> int:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import polars as pl
 
 Rule = Literal["paper", "authors", "spread"]
@@ -32,38 +33,44 @@ def choose(scored: pl.DataFrame, rule: Rule, m: int) -> tuple[pl.DataFrame, dict
     Returns the chosen rows (doc_id, query_id, score, relevance: float32 in [0, 1], positive: bool), sorted by doc_id, positives
     first, each side with its extreme first; and the number of passages dropped, by reason (`REASONS`). A passage counts under
     the first reason that fits."""
-    ranked = _with_places(scored)
-    first_of_passage = ranked.filter(pl.col("place") == 0)
-    reason = _reason(rule, m)
+    rows, passages = _ranked(scored)
+    passages = passages.with_columns(reason=_reason(rule, m))
     dropped = dict.fromkeys(REASONS, 0)
-    dropped.update(first_of_passage.select(reason=reason).drop_nulls().group_by("reason").len().iter_rows())
-    chosen = ranked.filter(reason.is_null()).filter(_is_stored(rule, m))
-    chosen = chosen.with_columns(
+    dropped.update(passages.select("reason").drop_nulls().group_by("reason").len().iter_rows())
+    kept = rows.filter(passages["reason"].is_null().gather(rows["passage"]))
+    kept = kept.with_columns(passages.drop("reason")[kept["passage"]])
+    chosen = kept.filter(_is_stored(rule, m)).with_columns(
         relevance=((pl.col("score") - pl.col("low")) / (pl.col("high") - pl.col("low"))).cast(pl.Float32),
-        extreme_first=pl.when("positive").then(-pl.col("score")).otherwise(pl.col("score")),
         score=pl.col("score").cast(pl.Float32),
     )
-    chosen = chosen.sort("passage", ~pl.col("positive"), "extreme_first", "row")
+    extreme_first = pl.when("positive").then("place").otherwise("from_below")
+    chosen = chosen.sort("passage", ~pl.col("positive"), extreme_first)
     return chosen.select("doc_id", "query_id", "score", "relevance", "positive"), dropped
 
 
-def _with_places(scored: pl.DataFrame) -> pl.DataFrame:
-    """Adds what a rule looks at: of the passage n, n_positive, low, high; of the row its place by falling score (0 is the
-    highest), its place among the positives, and among the negatives from above and from below."""
-    # Ids are sorted once; from then on numbers stand for them, which sort ten times faster.
-    rows = scored.with_columns(pl.col("score").cast(pl.Float64)).sort("doc_id", "query_id")
-    rows = rows.with_columns(row=pl.int_range(pl.len()), passage=pl.col("doc_id").rle_id())
-    # From below, too, the lowest place among equal scores goes to the lowest query_id: hence two sorts, not one reversed.
-    rising = rows.sort("passage", "score", "row").with_columns(from_below=pl.int_range(pl.len()).over("passage"))
-    falling = rising.sort("passage", "score", "row", descending=[False, True, False])
-    return falling.with_columns(
-        positive=pl.col("score") > 0,
-        place=pl.int_range(pl.len()).over("passage"),
-        n=pl.len().over("passage").cast(pl.Int64),
-        n_positive=(pl.col("score") > 0).sum().over("passage").cast(pl.Int64),
-        low=pl.col("score").min().over("passage"),
-        high=pl.col("score").max().over("passage"),
-    )
+def _ranked(scored: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What a rule looks at. A row a score, by passage and falling score: the passage's number, the score's place by falling score
+    (0 is the highest) and by rising score (`from_below`), equal ones in the order of query_id both ways. A row a passage: n,
+    n_positive, low, high."""
+    rows = scored.with_columns(pl.col("score").cast(pl.Float64)).sort("doc_id", "score", "query_id", descending=[False, True, False])
+    rows = rows.with_columns(passage=pl.col("doc_id").rle_id(), positive=pl.col("score") > 0)
+    score, passage, at = rows["score"].to_numpy(), rows["passage"].to_numpy(), np.arange(rows.height)
+    begins = np.append(True, passage[1:] != passage[:-1])[: rows.height]
+    first, n = _runs(begins)
+    tie_first, tie_n = _runs(begins | np.append(True, score[1:] != score[:-1])[: rows.height])
+    place, in_tie = at - np.repeat(first, n), at - np.repeat(tie_first, tie_n)
+    passages = pl.DataFrame({
+        "n": n, "n_positive": np.add.reduceat(rows["positive"].to_numpy().astype(np.int64), first),
+        "low": score[first + n - 1], "high": score[first]})
+    # From below, a tie stands as many places from the end as it does from the start from above.
+    from_below = np.repeat(n, n) - (place - in_tie) - np.repeat(tie_n, tie_n) + in_tie
+    return rows.with_columns(place=place, from_below=from_below), passages
+
+
+def _runs(begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First row and length of every run, of (rows,) bool that is true where one begins."""
+    first = np.flatnonzero(begins)
+    return first, np.diff(first, append=len(begins))
 
 
 def _reason(rule: Rule, m: int) -> pl.Expr:

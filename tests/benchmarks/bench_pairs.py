@@ -46,7 +46,8 @@ def main() -> None:
             summary = api.pairs(config)
             took = time.perf_counter() - began
         rates.append(args.rows / took)
-        print(f"ours: {took:.1f} s, {rates[-1]:,.0f} rows/s, peak {peak.gib:.2f} GiB, {summary['kept']:,} passages kept", flush=True)
+        print(f"ours: {took:.1f} s, {rates[-1]:,.0f} rows/s, {summary['kept']:,} passages kept, peak {peak.gib:.2f} GiB ({peak.largest})",
+              flush=True)
     inputs = (scores, documents, queries)
     baseline = [_dictionaries(inputs, args.baseline_rows, args.work / "baseline.jsonl") for _ in range(args.runs)]
     ratios = [own / base for own, base in zip(rates, baseline, strict=True)]
@@ -129,7 +130,7 @@ class _Peak:
     """Peak resident memory of this process and all its children, shared pages counted once a process."""
 
     def __enter__(self) -> _Peak:
-        self.gib, self._stop = 0.0, threading.Event()
+        self.gib, self.largest, self._stop = 0.0, "", threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -137,14 +138,16 @@ class _Peak:
     def _watch(self) -> None:
         me = psutil.Process()
         while not self._stop.wait(0.5):
-            total = 0
+            held: dict[str, float] = {}
             for process in [me, *me.children(recursive=True)]:
                 try:
-                    memory = process.memory_full_info()
-                    total += getattr(memory, "pss", memory.rss)
-                except psutil.Error:
+                    memory, name = process.memory_full_info(), f"{process.cmdline()[0].partition(' ')[0].rpartition('/')[2]} {process.pid}"
+                    held[name] = getattr(memory, "pss", memory.rss) / 1024**3
+                except (psutil.Error, IndexError):
                     continue
-            self.gib = max(self.gib, total / 1024**3)
+            if sum(held.values()) > self.gib:
+                self.gib = sum(held.values())
+                self.largest = ", ".join(f"{name}: {held[name]:.2f}" for name in sorted(held, key=lambda n: -held[n])[:5])
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()

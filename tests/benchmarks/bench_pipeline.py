@@ -94,15 +94,16 @@ def _resume(config: RankConfig) -> None:
 
 
 def _memory(work: Path, args: argparse.Namespace) -> None:
-    """A ranking stage over ever more documents, each size in its own process."""
+    """A ranking stage over ever more documents; each size is made in one process and ranked in another."""
     for documents in args.sizes:
         job = json.dumps({"work": str(work / str(documents)), "documents": documents, "model": args.model})
-        code = "import sys, json; from tests.benchmarks.bench_pipeline import rank_many; rank_many(json.loads(sys.argv[1]))"
-        subprocess.run([sys.executable, "-c", code, job], check=True)
+        for step in ("import_many", "rank_many"):
+            code = f"import sys, json; from tests.benchmarks import bench_pipeline as b; b.{step}(json.loads(sys.argv[1]))"
+            subprocess.run([sys.executable, "-c", code, job], check=True)
 
 
-def rank_many(job: dict[str, object]) -> None:
-    """Import `documents` short documents, rank 64 candidates for 8 queries, print the peaks."""
+def import_many(job: dict[str, object]) -> None:
+    """Make and import `documents` short documents."""
     work, count = Path(str(job["work"])), int(str(job["documents"]))
     work.mkdir()
     source = work / "corpus.parquet"
@@ -112,6 +113,11 @@ def rank_many(job: dict[str, object]) -> None:
             ids = [f"d{i}" for i in range(start, min(count, start + 100_000))]
             writer.write_table(pa.table([ids, [""] * len(ids), [f"a short text about number {i}" for i in ids]], schema=schema))
     api.import_corpus(ImportConfig(source=str(source), out=str(work / "corpus"), kind="documents"))
+
+
+def rank_many(job: dict[str, object]) -> None:
+    """Rank 64 candidates for 8 queries, print the peaks."""
+    work, count = Path(str(job["work"])), int(str(job["documents"]))
     queries, run = work / "queries.jsonl", work / "run.trec"
     queries.write_text("".join(json.dumps({"_id": f"q{i}", "text": "which number is it"}) + "\n" for i in range(8)))
     rng = random.Random(0)

@@ -83,20 +83,21 @@ def _report(args: argparse.Namespace, runs: dict[str, list[dict[str, Any]]]) -> 
         seconds = [f["seconds"] for f in found]
         print(f"{side}: {statistics.median(seconds):.2f} s a step ({min(seconds):.2f} to {max(seconds):.2f}), "
               f"peak {statistics.median(f['peak_mib'] for f in found):,.0f} MiB")
-    if args.what == "workers":
-        raw = [2 * one["seconds"] / two["seconds"] for one, two in zip(runs["one process"], runs["two processes"], strict=True)]
-        ours = [one["seconds"] / two["seconds"] for one, two in zip(runs["one process"], runs["two workers"], strict=True)]
-        shares = [own / base for own, base in zip(ours, raw, strict=True)]
-        print(f"raw gain of two processes {statistics.median(raw):.2f}, of two workers {statistics.median(ours):.2f}: "
-              f"share {statistics.median(shares):.2f} (min {min(shares):.2f}, max {max(shares):.2f}, {len(shares)} runs)")
-        return
-    ratios = [base["seconds"] / own["seconds"] for base, own in zip(runs["baseline"], runs["ours"], strict=True)]
-    differences = [abs(a - b) for base, own in zip(runs["baseline"], runs["ours"], strict=True)
+    first, *_, ours = runs
+    differences = [abs(a - b) for base, own in zip(runs[first], runs[ours], strict=True)
                    for a, b in zip(base["losses"], own["losses"], strict=True)]
     if not max(differences) < _SAME_CURVE:
         raise RuntimeError(f"not the same curve: losses differ by {max(differences):.1e}")
-    print(f"ratio {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f}, {len(ratios)} runs); "
-          f"losses differ by {max(differences):.1e} at most")
+    same = f"losses differ by {max(differences):.1e} at most"
+    if args.what == "workers":
+        raw = [2 * one["seconds"] / two["seconds"] for one, two in zip(runs["one process"], runs["two processes"], strict=True)]
+        gain = [one["seconds"] / two["seconds"] for one, two in zip(runs["one process"], runs["two workers"], strict=True)]
+        shares = [own / base for own, base in zip(gain, raw, strict=True)]
+        print(f"raw gain of two processes {statistics.median(raw):.2f}, of two workers {statistics.median(gain):.2f}: "
+              f"share {statistics.median(shares):.2f} (min {min(shares):.2f}, max {max(shares):.2f}, {len(shares)} runs); {same}")
+        return
+    ratios = [base["seconds"] / own["seconds"] for base, own in zip(runs["baseline"], runs["ours"], strict=True)]
+    print(f"ratio {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f}, {len(ratios)} runs); {same}")
 
 
 def _print_one(args: argparse.Namespace) -> None:
@@ -196,17 +197,21 @@ def _through_the_engine(stage: Any, steps: int) -> tuple[list[float], list[float
 
     def watch() -> None:
         while not done.wait(0.02):
+            peaks.update(_peaks_of_workers())
             number = sum('"loss"' in line for line in path.read_text().splitlines()) if path.exists() else 0
             if number and number not in times:
                 times[number] = time.perf_counter()
-                peaks.update(_peaks_of_workers())
 
     thread = threading.Thread(target=watch)
     with cluster.connect(stage.config.compute):
         thread.start()
-        train.run(stage, stage.config)
-        done.set()
-        thread.join()
+        try:
+            train.run(stage, stage.config)
+        finally:
+            done.set()
+            thread.join()
+    if not peaks:
+        raise RuntimeError("no training worker was seen")
     log = [json.loads(line) for line in (Path(stage.config.out) / "training_log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in log if "loss" in line]
     return [(times[steps + 1] - times[1]) / steps], losses, sum(peaks.values())

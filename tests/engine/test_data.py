@@ -1,7 +1,5 @@
 """Shard stages on a real local Ray."""
 
-from collections import Counter
-
 import pyarrow.parquet as pq
 import pytest
 
@@ -10,7 +8,7 @@ from readqg.engine import data
 from readqg.errors import FolderError, RunError
 from readqg.local import run_here
 from readqg.shards import OutputFolder, part_name, verify
-from tests.engine.toys import Squares, SquaresConfig
+from tests.engine.toys import Squares, SquaresConfig, Troubled
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 
@@ -72,11 +70,14 @@ def test_a_killed_worker_is_replaced_and_its_shard_done(tmp_path):
     assert (tmp_path / "marks" / "death-0").exists()
 
 
-def test_two_workers_share_the_shards(tmp_path):
+def test_two_workers_share_the_shards_and_parts_appear_meanwhile(tmp_path):
+    """What is computed does not wait to be committed until all is read."""
     config = SquaresConfig(out=str(tmp_path / "out"), compute=Compute(workers=2))
-    data.run(Squares(shards=12, marks=str(tmp_path), takes_s=1.0), config)
-    shards = Counter(mark.name.split("-")[2] for mark in tmp_path.glob("computed-*"))
-    assert len(shards) == 2 and min(shards.values()) >= 3
+    data.run(Troubled(shards=50, row_bytes=2 << 20, marks=str(tmp_path), takes_s=0.3), config)
+    marks = list(tmp_path.glob("computed-*"))
+    assert len({mark.name.split("-")[2] for mark in marks}) == 2
+    last = max(mark.stat().st_mtime for mark in marks)
+    assert sum(part.stat().st_mtime < last for part in (tmp_path / "out").glob("part-*")) >= 25
 
 
 def test_a_folder_begun_with_another_config_is_refused(tmp_path):

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from readqg.config import identity
 from readqg.errors import FolderError, InputError, RunError
+from readqg.labeling import pairs as pairs_module
+from readqg.labeling import partition as partition_module
 from readqg.labeling.pairs import PARTITIONED, make_pairs, pairs_summary
 from readqg.labeling.texts import Numbers
 from readqg.local import run_here
@@ -56,11 +58,16 @@ def test_an_id_has_the_number_of_its_place_and_another_none(asked, ids):
 
 
 def test_ids_whose_hashes_meet_are_told_apart(monkeypatch):
-    """With a hash of two bits, under every seed but one; another seed is taken until no two meet."""
+    """Under the first seed all do; the next is taken."""
     whole = pl.Series.hash
-    monkeypatch.setattr(pl.Series, "hash", lambda self, seed=0: whole(self, seed) % 4)
+    monkeypatch.setattr(pl.Series, "hash", lambda self, seed=0: whole(self, seed) if seed else whole(self, 0) * 0)
     ids = pl.Series(["a", "b", "c"])
     assert Numbers(ids).of(ids).tolist() == [0, 1, 2]
+
+
+def test_an_id_that_stands_twice_is_an_error():
+    with pytest.raises(InputError, match="the id 'b' stands twice"):
+        Numbers(pl.Series(["a", "b", "c", "b"]))
 
 
 def test_the_folder_is_finished_and_reads_as_plain_parquet(tmp_path):
@@ -135,6 +142,17 @@ def test_another_rule_in_the_same_folder_is_refused(tmp_path):
     run_pairs(config)
     with pytest.raises(FolderError, match=r"rule: the folder has 'paper', this command 'authors'"):
         make_pairs(config.model_copy(update={"rule": "authors"}), run_here)
+
+
+def test_a_folder_with_another_layout_of_partitions_is_refused(tmp_path, monkeypatch):
+    """As an earlier version made it."""
+    config = pairs_config(tmp_path, ROWS)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(pairs_module, "LAYOUT", {})
+        earlier.setattr(partition_module, "LAYOUT", {})
+        run_pairs(config)
+    with pytest.raises(FolderError, match="partitioned by"):
+        make_pairs(config, run_here)
 
 
 def test_the_same_command_goes_on_where_it_stopped(tmp_path):
