@@ -4,6 +4,7 @@ Does nothing where they are there. See `readqg.sample.weights` for whence they c
 """
 
 import logging
+import os
 import sys
 
 from readqg import models
@@ -15,6 +16,7 @@ def main() -> int:
     """Resolve each of the sample's models; the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed, which transformers imports to save a model, warns that it sees no GPU
     for name in weights.SOURCES:
         try:
             logging.getLogger("readqg").info("%s: %s", name, models.resolve(name))
