@@ -3,6 +3,7 @@ undisturbed."""
 
 import json
 import random
+import secrets
 import time
 from pathlib import Path
 
@@ -17,9 +18,11 @@ EVERY = 40  # steps a checkpoint
 
 
 @pytest.fixture
-def cluster(monkeypatch):
+def cluster(monkeypatch, tmp_path):
     """A head with one CPU, so that two workers need the second node."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    (tmp_path / "token").write_text(secrets.token_hex(32))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # its nodes have this machine's address, off loopback
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 << 20})
