@@ -72,7 +72,7 @@ def _run_missing(stage: ShardStage, folder: OutputFolder, compute: Compute) -> N
         if stage.needs_model and cluster.has_gpu(compute) and wanted > cluster.gpus():
             log.warning("%s: of %d workers, all that the cluster has no GPU for wait: it has %d", stage.name, wanted, cluster.gpus())
         began, rows, busy_s = time.monotonic(), 0, 0.0
-        for receipt in _receipts(stage, folder, compute, missing):
+        for receipt in _receipts(stage, folder, compute, missing, wanted):
             rows, busy_s = rows + receipt["inputs"], busy_s + receipt["seconds"]
             progress.advance(1, f"{rows / (time.monotonic() - began):.1f} rows/s")
     took = time.monotonic() - began
@@ -80,7 +80,7 @@ def _run_missing(stage: ShardStage, folder: OutputFolder, compute: Compute) -> N
     log.info("%s: %d rows in %s, %.1f rows/s%s", stage.name, rows, duration(took), rows / took, busy)
 
 
-def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing: list[int]) -> Any:
+def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing: list[int], workers: int) -> Any:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = 0
@@ -103,7 +103,7 @@ def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing
                 batch_format="pyarrow",
                 # All from the start: a pool that grows by itself never takes the last worker where CPUs are few, for Ray keeps shares
                 # of them back for the other steps.
-                compute=ray.data.ActorPoolStrategy(size=min(compute.workers, len(missing)), max_tasks_in_flight_per_actor=2),
+                compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
                 num_cpus=cluster.model_cpus(compute.workers),
                 num_gpus=1 if cluster.has_gpu(compute) else None,
                 max_task_retries=_RAY_RETRIES,

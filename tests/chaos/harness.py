@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from readqg.shards import verify
 from readqg.shards.attempts import process_start
@@ -144,6 +145,11 @@ def _runs(pid: int, but: tuple[str, ...]) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX" and not _title(pid).startswith(but or "\0")
     except (OSError, IndexError):
         return False
+
+
+def add_node(cluster: Any) -> Any:
+    """Of the fixture `cluster`: another node, with room for two model workers."""
+    return cluster.add_node(num_cpus=2, object_store_memory=100 << 20)
 
 
 def parts(out: Path) -> dict[str, bytes]:

@@ -3,13 +3,12 @@ undisturbed."""
 
 import json
 import random
-import secrets
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.harness import Command
+from tests.chaos.harness import Command, add_node
 from tests.reranker.corpus import reranker_config
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
@@ -17,28 +16,20 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
 EVERY = 40  # steps a checkpoint
 
 
-@pytest.fixture
-def cluster(monkeypatch, tmp_path):
-    """A head with one CPU, so that two workers need the second node."""
-    (tmp_path / "token").write_text(secrets.token_hex(32))
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # its nodes have this machine's address, off loopback
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 << 20})
-    yield cluster
-    cluster.shutdown()
-
-
-def add_node(cluster):
-    return cluster.add_node(num_cpus=2, object_store_memory=100 << 20)
-
-
 def steps(out: Path) -> int:
     """The last step logged."""
     log = out / "_train" / "log.jsonl"
     lines = log.read_text().splitlines()[:-1] if log.exists() else []
     return json.loads(lines[-1])["step"] if lines else 0
+
+
+def gone_on_from(command: Command, out: Path, reached: int) -> int:
+    """The first step below `reached` that the log is seen to end with: it is cut back to the checkpoint. `reached` where it is not."""
+    again = reached
+    while command.running and again >= reached:
+        again = min(again, steps(out) or again)
+        time.sleep(0.02)
+    return again
 
 
 def command_line(folder: Path) -> list[str]:
@@ -71,10 +62,7 @@ def test_a_killed_driver_costs_at_most_two_checkpoint_intervals_and_changes_noth
         broken.end()
         reached = steps(out)
         broken = Command(args, out, tmp_path / "broken.log")
-        again = reached
-        while broken.running and again >= reached:  # the log is cut back to the checkpoint
-            again = min(again, steps(out) or again)
-            time.sleep(0.02)
+        again = gone_on_from(broken, out, reached)
         assert again < reached and reached - again <= 2 * EVERY, (again, reached, broken.said)
         with capsys.disabled():
             print(f"\ndriver killed at step {reached}, gone on from {again}: {reached - again} steps lost, a checkpoint every {EVERY}")
@@ -100,10 +88,7 @@ def test_a_lost_node_costs_at_most_two_checkpoint_intervals_and_changes_nothing(
     time.sleep(1)
     reached = steps(tmp_path / "broken")
     add_node(cluster)
-    again = reached
-    while broken.running and again >= reached:  # the log is cut back to the checkpoint
-        again = min(again, steps(tmp_path / "broken") or again)
-        time.sleep(0.02)
+    again = gone_on_from(broken, tmp_path / "broken", reached)
     assert broken.end() == 0, broken.said
     with capsys.disabled():
         print(f"\nnode lost at step {reached}, gone on from {again}: {reached - again} steps lost, a checkpoint every {EVERY}")

@@ -2,32 +2,14 @@
 
 import os
 import random
-import secrets
 import time
 
 import pytest
 
-from tests.chaos.harness import Command, Tally, undisturbed
+from tests.chaos.harness import Command, Tally, add_node, undisturbed
 from tests.chaos.works import WORKS, write_corpus
 
 pytestmark = [pytest.mark.chaos, pytest.mark.cluster, pytest.mark.timeout(1500)]
-
-
-@pytest.fixture
-def cluster(monkeypatch, tmp_path):
-    """A head with one CPU, so that of two model workers one must be on the second node."""
-    (tmp_path / "token").write_text(secrets.token_hex(32))
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # its nodes have this machine's address, off loopback
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 << 20})
-    yield cluster
-    cluster.shutdown()
-
-
-def add_node(cluster):
-    return cluster.add_node(num_cpus=2, object_store_memory=100 << 20)
 
 
 @pytest.mark.parametrize("name", ["label", "pairs"])
