@@ -210,6 +210,13 @@ def inspect(config: c.InspectConfig) -> Summary:
     return inspect(config)
 
 
+def push(config: c.PushConfig) -> Summary:
+    """A finished model, or a dataset of queries, to the Hugging Face hub: private unless --public."""
+    from readqg.pushing import push
+
+    return push(config)
+
+
 def clean(config: c.CleanConfig) -> Summary:
     """What folders and cache hold that nobody needs any more (killed tries, old checkpoints): listed, or removed with --yes."""
     from readqg.cleaning import clean

@@ -54,6 +54,7 @@ COMMANDS: dict[str, Command] = {
     "rank": Command(config.RankConfig, api.rank, "A corpus"),
     "fuse": Command(config.FuseConfig, api.fuse, "A corpus"),
     "export": Command(config.ExportConfig, api.export, "A corpus"),
+    "push": Command(config.PushConfig, api.push, "A corpus", ("folder", "to")),
     "label": Command(config.LabelConfig, api.label, "The generator, once"),
     "pairs": Command(config.PairsConfig, api.pairs, "The generator, once"),
     "train-generator": Command(

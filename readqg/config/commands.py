@@ -70,6 +70,17 @@ class CleanConfig(Settings):
     """Remove what is listed."""
 
 
+class PushConfig(Settings):
+    """A finished model, or a dataset of queries, to the Hugging Face hub."""
+
+    folder: Location
+    """`OUT/reranker`, any other folder of a model, or what `readqg export --format hf-dataset` made."""
+    to: str
+    """The repository, OWNER/NAME; made where it is not there yet."""
+    public: bool = False
+    """Let everybody see a repository that is made here; else it is private. One that is there keeps what it is."""
+
+
 class DoctorConfig(Settings):
     """Nothing to set: this machine is looked at as it is."""
 

@@ -90,7 +90,7 @@ def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing
         logging.getLogger(name).setLevel(logging.ERROR)
     shards = ray.data.from_items([{"shard": i} for i in missing], override_num_blocks=len(missing))
     cpus = _STEP_CPUS if stage.needs_model else _COMPUTE_CPUS
-    beside = ray.data.TaskPoolStrategy(size=_STEPS_A_WORKER * compute.workers) if stage.needs_model else None
+    beside = ray.data.TaskPoolStrategy(size=min(_STEPS_A_WORKER * workers, len(missing))) if stage.needs_model else None
     data = shards.map_batches(_Read(stage, folder), batch_size=1, batch_format="pyarrow", num_cpus=cpus, compute=beside)
     if stage.needs_model:
         with warnings.catch_warnings():

@@ -31,19 +31,21 @@ def write_documents(
     config: TrainRerankerConfig,
     verdict: Verdict,
     counts: Mapping[str, int],
+    inputs: Mapping[str, str],
     steps: int,
     log: Sequence[Mapping[str, Any]],
 ) -> None:
     """README.md, guard.json, training_log.jsonl and, where it is known what BM25 should weigh beside the model, readqg.json."""
-    (folder / "README.md").write_text(model_card(config, verdict, counts, steps))
+    (folder / "README.md").write_text(model_card(config, verdict, counts, inputs, steps))
     verdict.write(folder, config.start)
     before, best, _ = best_validation(log)
     write_learned_weights(folder, before, best)
     (folder / LOG_FILE).write_text("".join(json.dumps(line) + "\n" for line in log))
 
 
-def model_card(config: TrainRerankerConfig, verdict: Verdict, counts: Mapping[str, int], steps: int) -> str:
-    """The card, in Markdown with the hub's front matter."""
+def model_card(config: TrainRerankerConfig, verdict: Verdict, counts: Mapping[str, int], inputs: Mapping[str, str], steps: int) -> str:
+    """The card, in Markdown with the hub's front matter. `inputs`: the fingerprints of what was read."""
     environment = Environment(loader=PackageLoader("readqg.reranker", "."), undefined=StrictUndefined, keep_trailing_newline=True)
     base_model = None if place_of(config.start).exists() else config.start  # the hub knows names, not folders
-    return environment.get_template("card.md.j2").render(c=config, v=verdict, counts=counts, steps=steps, base_model=base_model)
+    return environment.get_template("card.md.j2").render(
+        c=config, v=verdict, counts=counts, inputs=inputs, steps=steps, base_model=base_model)

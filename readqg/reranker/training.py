@@ -309,7 +309,7 @@ class RerankerTraining(TrainStage):
         """Model, card, `guard.json`, `training_log.jsonl`."""
         verdict = verdict_from_log(log)
         card.write_model(model, self._scorer.tokenize.tokenizer, folder)
-        card.write_documents(folder, self.config, verdict, self.counts, self.steps, log)
+        card.write_documents(folder, self.config, verdict, self.counts, self.inputs(), self.steps, log)
 
 
 def open_queries(config: TrainRerankerConfig) -> InputFolder:

@@ -84,3 +84,9 @@ def test_a_folder_begun_with_another_config_is_refused(tmp_path):
     data.run(Squares(), SquaresConfig(out=str(tmp_path / "out")))
     with pytest.raises(FolderError, match=r"config\.seed"):
         data.run(Squares(), SquaresConfig(out=str(tmp_path / "out"), seed=1))
+
+
+def test_one_shard_is_done_without_a_warning(tmp_path, recwarn):
+    """Ray warns of steps that may run at once and never will."""
+    data.run(Troubled(shards=1, marks=str(tmp_path)), SquaresConfig(out=str(tmp_path / "out")))
+    assert not [str(w.message) for w in recwarn if "concurrent tasks" in str(w.message)]
