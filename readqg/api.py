@@ -211,7 +211,7 @@ def inspect(config: c.InspectConfig) -> Summary:
 
 
 def push(config: c.PushConfig) -> Summary:
-    """A finished model, or a dataset of queries, to the Hugging Face hub: private unless --public."""
+    """A finished model, or a dataset of queries, to the Hugging Face hub, into a repository that only you see, unless --public."""
     from readqg.pushing import push
 
     return push(config)

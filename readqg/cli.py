@@ -83,7 +83,9 @@ EXIT_CODES = {
     143: "Ended by SIGTERM. The same command goes on from there.",
 }
 # Parts of a summary that files of the output folder hold, or that a table has shown.
-_NOT_SHOWN = {"parts", "files", "fingerprint", "config", "evaluation", "cut", "seconds", "stages", "if_larger", "findings", "rows"}
+_NOT_SHOWN = {
+    "parts", "files", "fingerprint", "config", "evaluation", "cut", "seconds", "stages", "if_larger", "findings", "rows", "rounds",
+}
 
 
 class _WrongFlags(ConfigError):

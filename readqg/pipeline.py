@@ -2,6 +2,7 @@
 
 ```
 OUT/corpus/{documents,queries,judgments}   imported
+OUT/rounds                                 where the number of documents is chosen: what was made for each
 OUT/chosen                                 the documents to write queries for, where they are not drawn by a hash
 OUT/queries                                generated, r = 1 and r = 0
 OUT/select, OUT/round-trip, OUT/ratio      those that are like real ones, asked back of the corpus, with their likelihood ratio;
@@ -17,6 +18,8 @@ OUT/summary.json, OUT/report.html
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
@@ -25,6 +28,7 @@ from rich.table import Table
 from readqg import config as c
 from readqg.clock import Clock
 from readqg.engine import cluster
+from readqg.growing import Round, grow
 from readqg.places import Place, place_of
 from readqg.progress import duration
 from readqg.shards import write_whole
@@ -44,21 +48,19 @@ def run(config: c.RunConfig) -> dict[str, Any]:
     searched = (out / "corpus" / "queries").is_dir()
     quality = None
     weights: dict[str, float] = {}
+    rounds: list[Round] = []
     with cluster.connect(config.compute):
         if searched:
             with clock.stage("retrieve"):
                 steps.retrieve(out / "bm25", steps.judgments)
+        if config.until_no_gain:
+            with clock.stage("grow"):
+                config, rounds = grow(config, Path(config.out))
+            steps = Steps(config, out / "corpus")
         with clock.stage("generate"):
-            chosen = out / "chosen" if config.sampling == "coverage" else None
-            if chosen:
-                steps.choose(chosen)
-            steps.generate(out / "queries", chosen)
+            steps.write(out)
         with clock.stage("train"):
-            queries = out / "queries"
-            for name, _, step in steps.passes():
-                step(queries, out / name)
-                queries = out / name
-            steps.train(queries, out / "reranker")
+            steps.adapt(out)
         if searched:
             with clock.stage("rank"):
                 weights = _rank(steps, out)
@@ -66,7 +68,7 @@ def run(config: c.RunConfig) -> dict[str, Any]:
             with clock.stage("quality"):
                 quality = steps.quality(config.quality, out / "queries", out / "quality")
     with clock.stage("report"):
-        summary = _report(config, out, imported, quality, weights, clock)
+        summary = _report(config, out, imported, quality, weights, rounds, clock)
     _table(summary)
     return summary
 
@@ -83,7 +85,8 @@ def _rank(steps: Steps, out: Place) -> dict[str, float]:
 
 
 def _report(
-    config: c.RunConfig, out: Place, imported: dict[str, Any], quality: dict[str, Any] | None, weights: dict[str, float], clock: Clock
+    config: c.RunConfig, out: Place, imported: dict[str, Any], quality: dict[str, Any] | None, weights: dict[str, float],
+    rounds: list[Round], clock: Clock,
 ) -> dict[str, Any]:
     from readqg.evaluation import report
 
@@ -97,6 +100,7 @@ def _report(
         "evaluation": report.evaluation(out, MEASURES),
         "fusion_weight": weights,
         "quality": quality,
+        "rounds": [asdict(r) for r in rounds],
         "config": config.model_dump(mode="json"),
     }
     summary["use"] = str(out / "reranker") if summary["guard"]["use"] == "tuned" else config.start
@@ -132,6 +136,9 @@ def _table(summary: dict[str, Any]) -> None:
         for name, values in evaluation["runs"].items():
             table.add_row(name, *(f"{100 * values[m]:.1f}" for m in MEASURES))
         console.print(table)
+    for found in summary["rounds"]:
+        console.print(f"  {found['documents']:,} documents: held-out nDCG@10 {100 * found['score']:.1f}, gain {100 * found['gain']:+.1f} "
+                      f"({100 * found['low']:+.1f} to {100 * found['high']:+.1f})", markup=False, highlight=False)
     for line in summary["cut"]:
         console.print(f"  cut: {line}", markup=False, highlight=False)
     console.print(f"  guard: {summary['guard']['reason']}", markup=False, highlight=False)

@@ -4,48 +4,64 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from glob import escape
 from pathlib import Path
 from typing import Any
 
+from httpx2 import TransportError
 from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from readqg.config import PushConfig
-from readqg.errors import ConfigError, FolderError, InputError, ModelError
+from readqg.errors import ConfigError, FolderError, InputError, RunError
 from readqg.places import is_store
 
 log = logging.getLogger("readqg")
 
 _SENT = {
-    "model": ("README.md", "*.safetensors", "[!_]*.json", "vocab.txt", "merges.txt", "*.model"),
+    "model": ("README.md", "*.safetensors", "[!_]*.json", "*.txt", "*.model", "*.jinja"),
     "dataset": ("README.md", "queries/*.parquet", "corpus/*.parquet"),
 }
+_KEPT = {"guard.json"}  # of a model: what it says is in the card, and it names this machine's folders
+_NO_LEAVE = (401, 403, 404)
 
 
 def push(config: PushConfig) -> dict[str, Any]:
-    """Upload `config.folder` as one commit; returns `url`, `kind`, `files`, `bytes` and `private`.
+    """Upload `config.folder`; returns `url`, `kind`, `files`, `bytes` and `private`.
 
-    Sends the weights, tokenizer, configuration and card of a model, or the tables and card of a dataset. The token is the hub
-    client's own (`hf auth login`, or HF_TOKEN). Raises `ConfigError` for a name that the hub cannot have, `InputError` for a folder
-    that is neither, `FolderError` for one that is not finished, `ModelError` where the hub refuses or cannot be reached."""
+    Sends the weights, tokenizer, configuration and card of a model, or the tables and card of a dataset, and removes there what an earlier
+    push sent and this folder no longer has. The token is the hub client's own (`hf auth login`, or HF_TOKEN). Raises `ConfigError` for a
+    name that the hub cannot have, and for a public repository where `public` is not set; `InputError` for a folder that is neither,
+    `FolderError` for one that is not finished, `RunError` where the hub refuses or cannot be reached."""
     if is_store(config.folder):
         raise InputError(f"{config.folder}: push sends a folder of this machine. Copy it here first.")
+    if config.to.count("/") != 1:
+        raise ConfigError(f"--to {config.to}: a repository's name is OWNER/NAME.")
     folder = Path(config.folder)
     kind = _kind(folder)
-    files = sorted(str(path.relative_to(folder)) for pattern in _SENT[kind] for path in folder.glob(pattern))
-    size = sum((folder / name).stat().st_size for name in files)
+    found = sorted(path for pattern in _SENT[kind] for path in folder.glob(pattern) if path.name not in _KEPT)
+    files = [path.relative_to(folder).as_posix() for path in found]
+    size = sum(path.stat().st_size for path in found)
     log.info("pushing %d files (%.0f MB) of %s to %s at %s", len(files), size / 1e6, folder, config.to, constants.ENDPOINT)
     hub = HfApi()
     try:
         made = hub.create_repo(config.to, repo_type=kind, private=not config.public, exist_ok=True)
         private = bool(hub.repo_info(config.to, repo_type=kind).private)
-        hub.upload_folder(repo_id=config.to, repo_type=kind, folder_path=folder, allow_patterns=files, commit_message="By readqg push")
+        if not (private or config.public):
+            raise ConfigError(f"--to {config.to}: this repository is there already, and everybody can see it. Say so with --public, or "
+                              "give another name. Nothing was sent.")
+        hub.upload_folder(
+            repo_id=config.to, repo_type=kind, folder_path=folder, commit_message="By readqg push",
+            allow_patterns=[escape(name) for name in files], delete_patterns=list(_SENT[kind]))
     except HFValidationError as error:
-        raise ConfigError(f"--to {config.to}: {_words(error)}. It is OWNER/NAME.") from None
-    except (LocalTokenNotFoundError, HfHubHTTPError) as error:
-        raise ModelError(f"{config.to}: the hub refuses ({_words(error)}). `hf auth login` with a token that may write there.") from error
-    except Exception as error:  # the hub's client lets its HTTP library's own errors through
-        raise ModelError(f"{config.to}: the hub cannot be reached ({_words(error)}). The same command tries again.") from error
+        raise ConfigError(f"--to {config.to}: {_first_line(error)}") from None
+    except HfHubHTTPError as error:
+        advice = " `hf auth login`, with a token that may write there." if error.response.status_code in _NO_LEAVE else ""
+        raise RunError(f"{config.to}: the hub refuses: {' '.join(str(error).split())}{advice}") from error
+    except LocalTokenNotFoundError as error:
+        raise RunError(f"{config.to}: there is no token to write to the hub with. `hf auth login`, or set HF_TOKEN.") from error
+    except (TransportError, OfflineModeIsEnabled) as error:
+        raise RunError(f"{config.to}: the hub cannot be reached ({_first_line(error)}). The same command tries again.") from error
     return {"url": str(made), "kind": kind, "private": private, "bytes": size, "files": files}
 
 
@@ -67,5 +83,5 @@ def _any(found: Iterator[Path]) -> bool:
     return next(found, None) is not None
 
 
-def _words(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

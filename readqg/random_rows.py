@@ -32,7 +32,8 @@ class RandomRows:
     def _row(self, row: int) -> dict[str, Any]:
         group = bisect_right(self._starts, row) - 1
         part, number, _ = self._groups[group]
-        found: dict[str, Any] = _read_row_group(part, number, self.columns).slice(row - self._starts[group], 1).to_pylist()[0]
+        table = _read_row_group(part, self.folder.fingerprint, number, self.columns)
+        found: dict[str, Any] = table.slice(row - self._starts[group], 1).to_pylist()[0]
         return found
 
     @cached_property
@@ -60,6 +61,7 @@ def in_order(folder: InputFolder, columns: Sequence[str]) -> Iterator[tuple[int,
 
 
 @lru_cache(maxsize=_ROW_GROUPS_IN_MEMORY)
-def _read_row_group(path: Place, number: int, columns: tuple[str, ...]) -> pa.Table:
+def _read_row_group(path: Place, fingerprint: str, number: int, columns: tuple[str, ...]) -> pa.Table:
+    """`fingerprint`: of the folder. A process may live longer than what lay at a path."""
     with pq.ParquetFile(local_file(path), page_checksum_verification=True) as file:
         return file.read_row_group(number, columns=list(columns))

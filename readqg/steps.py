@@ -120,6 +120,21 @@ class Steps:
         ]
         return [step for needed, step in every if needed]
 
+    def write(self, out: Place) -> None:
+        """OUT/queries, and OUT/chosen where documents are not drawn by a hash."""
+        chosen = out / "chosen" if self.config.sampling == "coverage" else None
+        if chosen:
+            self.choose(chosen)
+        self.generate(out / "queries", chosen)
+
+    def adapt(self, out: Place) -> None:
+        """OUT/reranker from OUT/queries, and the folders of what these go through before."""
+        queries = out / "queries"
+        for name, _, step in self.passes():
+            step(queries, out / name)
+            queries = out / name
+        self.train(queries, out / "reranker")
+
     def train_config(self, queries: Place, out: Place) -> c.TrainRerankerConfig:
         places = {"queries": str(queries), "out": str(out), "start": self.config.start, "train": self.config.train.model_dump()}
         return self._stage(c.TrainRerankerConfig, self.config.reranker, places)

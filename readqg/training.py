@@ -82,3 +82,13 @@ def scheduled(schedule: str, step: int, steps: int, warmup: float) -> float:
     rise = (step + 1) / warmup if warmup > 0 else 1.0
     fall = (steps - step) / max(steps - warmup, 1.0) if schedule == "linear" else 1.0
     return max(0.0, min(1.0, rise, fall))
+
+
+def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
+    """What an optimizer is made of: biases and norms are not decayed, as in the usual trainers."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

@@ -20,6 +20,10 @@ class Hub:
     url: str
     fetched: set[str] = field(default_factory=set)
     made: dict[str, dict[str, object]] = field(default_factory=dict)
+    tokens: set[str] = field(default_factory=set)
+    """What asked to write."""
+    refuses: int = 0
+    """A status to answer every request to write with."""
     large: dict[str, bytes] = field(default_factory=dict)
     """sha256 -> content of what was put, before a commit names it."""
 
@@ -41,12 +45,15 @@ def serve(folder: Path) -> Iterator[Hub]:
             self._send(200, b"", {})
 
         def do_POST(self) -> None:
+            hub.tokens.add(self.headers.get("Authorization", ""))
+            if hub.refuses:
+                return self._send(hub.refuses, b'{"error": "the plan of someone is used up"}', {"Content-Type": "application/json"})
             parts, body = self.path.split("?")[0].strip("/").split("/"), self._body()
             if parts[1:] == ["repos", "create"]:
                 asked = json.loads(body)
                 name = f"{asked['organization']}/{asked['name']}"
                 if (folder / name).exists():
-                    return self._send(409, b"{}", {})
+                    return self._send(409, json.dumps({"url": f"{hub.url}/{name}"}).encode(), {"Content-Type": "application/json"})
                 (folder / name).mkdir(parents=True)
                 hub.made[name] = asked
                 answer: dict[str, object] = {"url": f"{hub.url}/{name}"}
@@ -70,6 +77,9 @@ def serve(folder: Path) -> Iterator[Hub]:
                     continue
                 value, large = line["value"], line["key"] == "lfsFile"
                 path = into / value["path"]
+                if line["key"] == "deletedFile":
+                    path.unlink()
+                    continue
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(hub.large[value["oid"]] if large else base64.b64decode(value["content"]))
 

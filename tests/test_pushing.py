@@ -2,14 +2,16 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from readqg.reranker.training import RerankerTraining
 from tests import hub_server
-from tests.builders import tiny_cross_encoder
+from tests.reranker.corpus import reranker_config
 
 
 def _push(folder: Path, to: str, url: str, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -20,28 +22,71 @@ def _push(folder: Path, to: str, url: str, *flags: str, **environment: str) -> s
                           capture_output=True, text=True, env={**kept, **own, **environment}, timeout=120)
 
 
+def _names(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A re-ranker as training leaves it, but for its size."""
+    stage = RerankerTraining(reranker_config(tmp_path_factory.mktemp("trained")))
+    model = stage.build()
+    log = [{"step": step, "validation": stage.validate(model)} for step in (0, 1)]
+    made = Path(stage.config.out)
+    made.mkdir(parents=True)
+    stage.save(model, made, log)
+    for name in ("_config.json", "_SUCCESS", "_tmp/events.json"):
+        (made / name).parent.mkdir(exist_ok=True)
+        (made / name).write_text("{}")
+    return made
+
+
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """As training leaves it."""
-    folder = tiny_cross_encoder(tmp_path / "reranker")
-    for name in ("_config.json", "_SUCCESS", "README.md", "training_log.jsonl", "_tmp/events.json"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("---\nlibrary_name: sentence-transformers\n---\n" if name == "README.md" else '{"corpus": "/home/me"}')
-    return folder
+def model(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "reranker"))
 
 
-def test_a_model_arrives_whole_private_and_without_the_run_s_own_files(model: Path, tmp_path: Path) -> None:
+def test_a_model_arrives_private_as_others_load_it_and_says_nothing_of_this_machine(model: Path, trained: Path, tmp_path: Path) -> None:
     with hub_server.serve(tmp_path / "hub") as hub:
         got = _push(model, "someone/adapted", hub.url)
         assert got.returncode == 0, got.stderr
         said = json.loads(got.stdout)
         assert (said["kind"], said["private"], hub.made["someone/adapted"]["visibility"]) == ("model", True, "private")
+        assert hub.tokens == {"Bearer hf_tried"}
     sent = tmp_path / "hub/someone/adapted"
-    names = {p.relative_to(sent).as_posix() for p in sent.rglob("*") if p.is_file()}
+    names = _names(sent)
     assert names == set(said["files"]) >= {"README.md", "config.json", "model.safetensors", "tokenizer.json"}
-    assert not any(name.startswith("_") or name.endswith(".jsonl") for name in names)
     assert all((sent / name).read_bytes() == (model / name).read_bytes() for name in names)
+    assert not any(str(trained.parent).encode() in (sent / name).read_bytes() for name in names)
     assert "MB" in got.stderr and hub.url in got.stderr and "hf_tried" not in got.stderr + got.stdout
+
+
+def test_what_an_earlier_push_sent_and_the_folder_no_longer_has_goes(model: Path, tmp_path: Path) -> None:
+    (model / "readqg.json").write_text("{}")
+    with hub_server.serve(tmp_path / "hub") as hub:
+        assert _push(model, "someone/adapted", hub.url).returncode == 0
+        (tmp_path / "hub/someone/adapted/notes.md").write_text("by hand")
+        (model / "readqg.json").unlink()
+        assert _push(model, "someone/adapted", hub.url).returncode == 0
+    names = _names(tmp_path / "hub/someone/adapted")
+    assert "readqg.json" not in names and {"notes.md", "model.safetensors"} <= names
+
+
+def test_a_public_repository_is_not_written_to_unasked(model: Path, tmp_path: Path) -> None:
+    with hub_server.serve(tmp_path / "hub") as hub:
+        (tmp_path / "hub/someone/seen").mkdir(parents=True)
+        got = _push(model, "someone/seen", hub.url)
+        assert got.returncode == 1 and "everybody can see it" in got.stderr and not _names(tmp_path / "hub/someone/seen")
+        assert _push(model, "someone/seen", hub.url, "--public").returncode == 0
+
+
+@pytest.mark.parametrize(("status", "advised"), [(403, True), (402, False)])
+def test_what_the_hub_says_when_it_refuses_is_told(model: Path, tmp_path: Path, status: int, advised: bool) -> None:
+    with hub_server.serve(tmp_path / "hub") as hub:
+        hub.refuses = status
+        got = _push(model, "someone/adapted", hub.url)
+    assert got.returncode == 1 and "the plan of someone is used up" in got.stderr and "Traceback" not in got.stderr
+    assert ("hf auth login" in got.stderr) == advised
 
 
 def test_a_dataset_is_sent_as_one_and_public_where_asked(tmp_path: Path) -> None:
@@ -65,7 +110,9 @@ def test_what_is_unfinished_or_something_else_is_refused_before_anything_is_sent
             assert got.returncode == 1 and words in got.stderr, got.stderr
         (model / "_SUCCESS").touch()
         got = _push(model, "some one/adapted", hub.url)
-        assert got.returncode == 1 and "--to some one/adapted" in got.stderr and "OWNER/NAME" in got.stderr
+        assert got.returncode == 1 and "--to some one/adapted" in got.stderr
+        got = _push(model, "adapted", hub.url)
+        assert got.returncode == 1 and "OWNER/NAME" in got.stderr
         assert not hub.made
 
 

@@ -78,7 +78,7 @@ class PushConfig(Settings):
     to: str
     """The repository, OWNER/NAME; made where it is not there yet."""
     public: bool = False
-    """Let everybody see a repository that is made here; else it is private. One that is there keeps what it is."""
+    """Everybody may see it: a repository that is made is public, and one that is public already is written to. Else neither happens."""
 
 
 class DoctorConfig(Settings):
@@ -102,6 +102,11 @@ class RunConfig(Settings):
     """The cross-encoder to adapt, and to compare with."""
     max_documents: int | None = Field(None, ge=1)
     """Documents that queries are written for (the whole corpus is always searched)."""
+    until_no_gain: bool = False
+    """Double `max_documents` (from 128 where it is not set) until held-out documents gain no more by it. A model is trained for every
+    size, twice the work of the last one in all."""
+    least_gain: float = Field(0.005, ge=0)
+    """What a doubling has to gain there, in nDCG@10."""
     sampling: Literal["hash", "coverage"] = "hash"
     """How these are drawn: by a stable hash; or from clusters of their embeddings, so that they are spread over the corpus."""
     coverage: CoverageSettings = CoverageSettings()
@@ -132,6 +137,8 @@ class RunConfig(Settings):
     def _something_to_choose_from(self) -> RunConfig:
         if self.sampling == "coverage" and self.max_documents is None:
             raise ValueError("sampling: coverage needs max_documents, the number of documents that queries are written for")
+        if self.sampling == "coverage" and self.until_no_gain:
+            raise ValueError("until_no_gain needs sampling: hash, whose larger choices hold the smaller ones")
         if self.queries_like and self.generate.samples < 2:
             raise ValueError("queries_like chooses among the samples of a document, and generate.samples is 1: set it to 4, say")
         placebo = self.reranker.w_mr > 0 and self.reranker.negative == "second_positive"

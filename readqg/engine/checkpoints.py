@@ -42,7 +42,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def end(folder: Path, workers: Workers) -> None:
-    """This worker's part is written."""
+    """This worker's part is written, and would outlast the machine's."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
     _mark(folder, workers.rank).touch()
 
 
@@ -80,7 +84,7 @@ def _readable(snapshot: Path) -> bool:
         named = [found["checkpoint_dir_name"] for found in json.loads(snapshot.read_bytes())["checkpoint_results"]]
     except (ValueError, KeyError, TypeError):
         return False
-    return all((snapshot.parent / name).is_dir() for name in named)
+    return all(_whole(snapshot.parent / name) for name in named)
 
 
 def _whole(folder: Path) -> bool:

@@ -30,7 +30,8 @@ log = logging.getLogger("readqg")
 _STATE = "_train"
 _MAX_FAILURES = 3
 # glibc gives large tensors back to the system as they are freed, and gets them again page by page: on a CPU, a twentieth of a step. In
-# one arena that keeps what it has it need not. Only training: elsewhere a process should not keep its peak.
+# one arena that keeps what it has it need not. Only in training: other processes should not keep their peaks. Other libraries of C than
+# glibc do not read these.
 _KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 
 
@@ -111,7 +112,7 @@ def _fit(stage: TrainStage, job: Job, folder: OutputFolder, compute: Compute, tr
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # the stubs are those of Ray Train's first version
             storage_path=str(folder.local.resolve()),
             name=_STATE,
-            worker_runtime_env={} if gpu else {"env_vars": _KEEP_MEMORY},
+            worker_runtime_env={} if gpu else {"env_vars": {k: v for k, v in _KEEP_MEMORY.items() if k not in os.environ}},
             callbacks=callbacks,
             failure_config=ray.train.FailureConfig(max_failures=_MAX_FAILURES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=train.keep_checkpoints),

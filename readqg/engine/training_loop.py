@@ -23,7 +23,7 @@ from readqg.config import Compute, TrainSettings
 from readqg.engine import checkpoints, cluster
 from readqg.engine.training_log import TrainingLog
 from readqg.tracking import Trackers
-from readqg.training import TrainStage
+from readqg.training import TrainStage, parameter_groups
 from readqg.workers import Workers
 
 import ray.train  # isort: skip  (after `cluster`, which sets what Ray reads at import)
@@ -78,15 +78,14 @@ def _last_checkpoint(job: Job) -> Path | None:
 def _train(run: _Run, job: Job, step: int, lines: _Lines) -> str | None:
     """All steps from `step` on; why training has collapsed, if it has."""
     steps, train = job.stage.steps, job.train
-    norms: deque[float] = deque(maxlen=_NORMS)
     trouble = run.validate(0, lines) if step == 0 else None
     while trouble is None and step < steps:
         learning_rate = job.learning_rate * job.stage.learning_rate(step)
         loss, metrics, norm = run.step(step, learning_rate)
-        trouble = _trouble(loss, norm, norms)
+        trouble = _trouble(loss, norm, run.norms)
         if trouble:
             break
-        norms.append(norm)
+        run.norms.append(norm)
         step += 1
         if step % train.log_steps == 0 or step == steps:
             lines.add(step, {"loss": loss, "learning_rate": learning_rate, "gradient_norm": norm, **metrics})
@@ -142,6 +141,7 @@ class _Run:
         self.best: dict[str, Any] = {}
         self.best_score = -math.inf
         self.start: dict[str, Any] = {}
+        self.norms: deque[float] = deque(maxlen=_NORMS)
 
     @property
     def model(self) -> Any:
@@ -213,7 +213,8 @@ class _Run:
         if self.workers.rank == 0:
             save_file(self.best, folder / "best.safetensors", {"score": repr(self.best_score)})
             save_file(self.stage.state(), folder / "stage.safetensors")
-            facts = {"step": step, "workers": self.workers.count, "precision": _precision(self.job), "start": self.start}
+            facts = {"step": step, "workers": self.workers.count, "precision": _precision(self.job), "start": self.start,
+                     "norms": list(self.norms)}
             checkpoints.write_facts(folder, facts)
         checkpoints.end(folder, self.workers)
         ray.train.report(
@@ -234,6 +235,7 @@ class _Run:
             self.best_score = float(best.metadata()["score"])
         self.stage.load_state(load_file(folder / "stage.safetensors"))
         self.start = facts["start"]
+        self.norms.extend(facts["norms"])
         return int(facts["step"])
 
     def save(self, folder: Path, lines: _Lines) -> None:
@@ -272,18 +274,8 @@ def _initialize(job: Job, workers: Workers) -> Any:
     _seed(job.stage.seed, -1, 0)
     module = _step_module(job.stage, workers)
     engine, *_ = deepspeed.initialize(
-        model=module, model_parameters=_groups(module, job.weight_decay), config=_deepspeed_config(job, workers))
+        model=module, model_parameters=parameter_groups(module, job.weight_decay), config=_deepspeed_config(job, workers))
     return engine
-
-
-def _groups(module: Any, weight_decay: float) -> list[dict[str, Any]]:
-    """Biases and norms are not decayed, as in the usual trainers."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
 
 
 def _deepspeed_config(job: Job, workers: Workers) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from readqg.errors import ConfigError
 from readqg.places import place_of
 
 _GRID = tuple(i / 10 for i in range(11))
-_OWN = ("corpus", "out", "split")
+_OWN = ("corpus", "out", "split", "until_no_gain")
 """Fields of a run that the experiment sets itself."""
 
 

@@ -52,8 +52,8 @@ class PairBatch:
 
 
 class TrainingPairs:
-    """A pairs folder: held-out documents apart, the rest in an order that depends on the seed alone. Four bytes a document are held
-    in memory, the order of the epoch; texts are read as they are asked for, one row group at a time."""
+    """A pairs folder: held-out documents apart, the rest in an order that depends on the seed alone. Eight bytes a document are held
+    in memory, the order of an epoch and of the next; texts are read as they are asked for, one row group at a time."""
 
     def __init__(self, folder: InputFolder, held_out_documents: int, seed: int) -> None:
         """Raises `InputError` where no document is left to train on."""

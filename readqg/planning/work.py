@@ -91,7 +91,10 @@ def work_of(corpus: Corpus, config: RunConfig, model_bytes: float, label_pairs: 
 
 def not_counted(config: RunConfig) -> list[str]:
     """Stages that the settings ask for and `work_of` leaves out."""
-    asked = {"coverage": config.sampling == "coverage", "select": config.queries_like is not None, "quality": config.quality is not None}
+    asked = {
+        "coverage": config.sampling == "coverage", "select": config.queries_like is not None, "quality": config.quality is not None,
+        "the sizes that until_no_gain tries": config.until_no_gain,
+    }
     return [stage for stage, wanted in asked.items() if wanted]
 
 

@@ -31,7 +31,7 @@ def average(start: str, tuned: str, out: str | Place, share: float) -> dict[str,
     if differing:
         raise ModelError(f"{start} and {tuned} are not of one architecture: {differing[0]} differs. Average a model with its own start.")
     made = folder.tmp / "averaged"
-    own = ("_*", "*.safetensors", "guard.json", "training_log.jsonl", WEIGHTS_FILE)
+    own = ("_*", "*.safetensors", "README.md", "guard.json", "training_log.jsonl", WEIGHTS_FILE)
     shutil.copytree(local_folder(tuned), made, ignore=shutil.ignore_patterns(*own))
     mixed = {
         name: ((1 - share) * first[name].float() + share * second[name].float()).contiguous() if first[name].is_floating_point()

@@ -47,5 +47,6 @@ def model_card(config: TrainRerankerConfig, verdict: Verdict, counts: Mapping[st
     """The card, in Markdown with the hub's front matter. `inputs`: the fingerprints of what was read."""
     environment = Environment(loader=PackageLoader("readqg.reranker", "."), undefined=StrictUndefined, keep_trailing_newline=True)
     base_model = None if place_of(config.start).exists() else config.start  # the hub knows names, not folders
+    start = base_model or config.start.rstrip("/").rpartition("/")[2]  # where a folder lies is nobody else's concern
     return environment.get_template("card.md.j2").render(
-        c=config, v=verdict, counts=counts, inputs=inputs, steps=steps, base_model=base_model)
+        c=config, start=start, v=verdict, counts=counts, inputs=inputs, steps=steps, base_model=base_model)

@@ -113,15 +113,16 @@ class Examples:
         positive was asked at another relevance than 1 is never held out. `counts`: what `read_examples` left out, for the error.
 
         Raises `InputError` where that leaves fewer than two documents to train on, or none to hold out."""
-        asked = [(i, row["doc_id"]) for i, row in self._first_positives("doc_id", "relevance") if row["relevance"] == 1]
-        if len(self) <= _FEWEST_TRAINED or not asked:
-            few, said = "" if asked else ", none of them at relevance 1", left_out(counts or {})
+        number = min(max(1, round(share * len(self))), most, len(self) - _FEWEST_TRAINED)
+        hashed = ((stable_hash(row["doc_id"]), row["doc_id"], i)
+                  for i, row in self._first_positives("doc_id", "relevance") if row["relevance"] == 1)
+        first = heapq.nsmallest(max(1, number), hashed)
+        if len(self) <= _FEWEST_TRAINED or not first:
+            few, said = "" if first else ", none of them at relevance 1", left_out(counts or {})
             advice = f"Left out: {said}. Loosen the settings named there, or generate" if said else "Generate"
             raise InputError(f"{len(self)} documents have usable queries{few}; training needs {_FEWEST_TRAINED + 1} or more (two in a "
                              f"batch and one, at relevance 1, held out). {advice} queries for more documents.")
-        number = min(max(1, round(share * len(self))), most, len(self) - _FEWEST_TRAINED)
-        hashed = ((stable_hash(doc_id), doc_id, i) for i, doc_id in asked)
-        held_out = np.sort([i for _, _, i in heapq.nsmallest(number, hashed)])
+        held_out = np.sort([i for _, _, i in first])
         return self.only(np.setdiff1d(np.arange(len(self)), held_out)), self.only(held_out)
 
 

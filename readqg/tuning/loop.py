@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from readqg.errors import RunError
-from readqg.training import TrainStage
+from readqg.training import TrainStage, parameter_groups
 
 
 def train(stage: TrainStage, model: Any, config: Any, stops: list[int]) -> Iterator[int]:
@@ -17,11 +17,7 @@ def train(stage: TrainStage, model: Any, config: Any, stops: list[int]) -> Itera
 
     `config` has learning_rate, weight_decay and gradient_clip. Raises `RunError` where the loss is not finite."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [  # biases and norms are not decayed, as in the training engine
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate)
+    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.learning_rate)
     for step in range(stops[-1]):
         torch.manual_seed(stage.seed * 1_000_003 + step)
         for group in optimizer.param_groups:

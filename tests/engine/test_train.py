@@ -40,6 +40,7 @@ def test_training_learns_and_keeps_the_best_weights(unbroken):
 
 def test_a_stage_is_prepared_in_the_driver_and_only_where_there_is_training_to_do(unbroken):
     processes = json.loads((unbroken / "processes.json").read_text())
+    assert processes["arenas"] == "1", "malloc's settings have reached the worker"
     assert processes["prepared"] == os.getpid() != processes["trained"]
     again = Line()
     train.run(again, LineConfig(out=str(unbroken)))
@@ -104,6 +105,15 @@ def test_a_gradient_that_bursts_is_trouble_and_a_few_times_larger_is_not():
     assert _trouble(0.5, 2e4, deque([0.0] * 50, maxlen=50)) is None, "a loss that was at 0 begins to move"
     assert _trouble(float("inf"), 1.0, usual) == "the loss is inf"
     assert _trouble(0.5, float("nan"), usual) == "the norm of the gradient is nan"
+
+
+@pytest.mark.slow
+def test_a_burst_is_trouble_for_whoever_goes_on_just_before_it_too(tmp_path):
+    """The norms that it is measured by are part of a checkpoint."""
+    for _ in range(2):
+        with pytest.raises(RunError, match="collapsed at step 60: the norm of the gradient"):
+            train.run(Line(steps=70, bursts=60, marks=str(tmp_path)), LineConfig(out=str(tmp_path / "out")))
+    assert begun(tmp_path)[1] >= 55
 
 
 @pytest.mark.slow

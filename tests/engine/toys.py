@@ -118,13 +118,14 @@ class LineConfig(Settings):
 
 
 class Line(Killed, TrainStage):
-    """A small network with dropout learns a sum; `deadly` batches kill its worker once, `broken` gives NaN, `flat` says that it has
-    collapsed, one of two workers cannot use batch `unusable`."""
+    """A small network with dropout learns a sum; `deadly` batches kill its worker once, `broken` gives NaN, `bursts` a gradient out of
+    all measure, `flat` says that it has collapsed, one of two workers cannot use batch `unusable`."""
 
     name = "line"
     most_workers = 4
 
-    def __init__(self, steps=30, deadly=(), broken=None, marks=None, dropout=0.3, flat=None, unusable=None):
+    def __init__(self, steps=30, deadly=(), broken=None, marks=None, dropout=0.3, flat=None, unusable=None, bursts=None):
+        self.bursts = bursts
         self.steps, self.seed, self.deadly, self.broken, self.marks = steps, 3, deadly, broken, marks
         self.dropout, self.flat, self.unusable, self.prepared_by = dropout, flat, unusable, None
 
@@ -153,7 +154,7 @@ class Line(Killed, TrainStage):
             raise InputError(f"documents: batch {step} cannot be used")
         model.train()
         loss = workers.gather((model(x) - y) ** 2).mean()
-        return loss * float("nan") if step == self.broken else loss, {}
+        return loss * {self.broken: float("nan"), self.bursts: 1e7}.get(step, 1.0), {}
 
     def validate(self, model, workers=ALONE):
         import torch
@@ -171,7 +172,8 @@ class Line(Killed, TrainStage):
 
         save_file(model.state_dict(), folder / "line.safetensors")
         (folder / "log.json").write_text(json.dumps(log))
-        (folder / "processes.json").write_text(json.dumps({"prepared": self.prepared_by, "trained": os.getpid()}))
+        (folder / "processes.json").write_text(json.dumps({
+            "prepared": self.prepared_by, "trained": os.getpid(), "arenas": os.environ.get("MALLOC_ARENA_MAX")}))
 
 
 class Troubled(Squares):

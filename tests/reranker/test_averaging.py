@@ -10,6 +10,7 @@ from tests.builders import tiny_cross_encoder
 
 def test_weights_lie_between_the_two(tmp_path):
     start, tuned = tiny_cross_encoder(tmp_path / "start"), tiny_cross_encoder(tmp_path / "tuned", seed=1)
+    (tuned / "README.md").write_text("figures of other weights")
     for share in (0.0, 0.25, 1.0):
         out = tmp_path / f"averaged {share}"
         said = average(str(start), str(tuned), out, share)
@@ -18,6 +19,7 @@ def test_weights_lie_between_the_two(tmp_path):
         for name, value in found.items():
             assert torch.allclose(value, (1 - share) * first[name] + share * second[name], atol=1e-7)
         assert average(str(start), str(tuned), out, share) == said
+        assert not (out / "README.md").exists()
         assert CrossEncoder(str(out), device="cpu").predict([("wing", "the wing")]).shape == (1,)
 
 

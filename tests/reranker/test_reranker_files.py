@@ -82,6 +82,7 @@ def test_the_card_says_what_the_guard_says(saved):
     assert ("Do not use this model" in card) == (verdict.use == "start")
     assert f"| documents trained | {stage.counts['documents_trained']} |" in card
     assert f"| fingerprint of the documents | `{stage.inputs()['documents']}` |" in card and "MS MARCO" in card
+    assert stage.config.start not in card and "best of" not in card  # there was one validation to choose from
     assert "base_model" not in card  # a folder's path is no name on the hub
     assert card.startswith("---\nlibrary_name: sentence-transformers\n")
 

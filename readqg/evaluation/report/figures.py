@@ -157,6 +157,24 @@ def training(found: Learning) -> list[Figure]:
     return figures
 
 
+def growth(rounds: Sequence[Mapping[str, Any]], chosen: int) -> Figure:
+    """What more documents gained; a round as in `summary.json`."""
+    sizes = [r["documents"] for r in rounds]
+    series = Series("tuned", sizes, [100 * r["score"] for r in rounds], style="s2", dots=True)
+    start = Series("start", sizes, [100 * r["start"] for r in rounds], style="s1")
+    gains = [[signed(100 * r[name]) for name in ("gain", "low", "high")] for r in rounds]
+    rows: list[tuple[str, ...]] = [
+        (f"{r['documents']:,}", f"{100 * r['score']:.1f}", gain, f"{low} to {high}")
+        for r, (gain, low, high) in zip(rounds, gains, strict=True)
+    ]
+    alt = "; ".join(f"{row[0]} documents: {row[1]} ({row[2]})" for row in rows)
+    return Figure(
+        "How many documents", charts.plot([series, start], "documents that queries were written for", "held-out nDCG@10 × 100", alt),
+        f"A model for each size, judged on the same {rounds[0]['held_out']} held-out documents. Chosen: {chosen:,}; a doubling that gains "
+        "too little ends the search.",
+        ("documents", "nDCG@10 × 100", "gain on the size before (first: on the start)", "95 % interval"), rows)
+
+
 def time(seconds: Mapping[str, float], workers: int, price: float | None) -> Figure:
     """Seconds a stage, and what they cost at `price` dollars a worker and hour."""
     cost = {name: workers * value / 3600 * (price or 0.0) for name, value in seconds.items()}

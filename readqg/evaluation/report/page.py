@@ -103,11 +103,16 @@ def gather(out: Place, summary: dict[str, Any]) -> Page:
         held_out=[] if per_query else _held_out(out, learned),
         calibration=calibrated, reliability=figures.reliability(calibrated) if calibrated else [], scores=_scores(out) if moved else None,
         written=wrote, control=figures.control(wrote.at), quality=quality(out), quality_facts=summary["quality"],
-        training=figures.training(learned),
+        training=[*_growth(summary), *figures.training(learned)],
         time=figures.time(summary["seconds"], config["compute"]["workers"], config.get("price")),
         fusion_weights=summary["fusion_weight"],
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
     )
+
+
+def _growth(summary: dict[str, Any]) -> list[Figure]:
+    rounds = summary.get("rounds")
+    return [figures.growth(rounds, summary["config"]["max_documents"])] if rounds else []
 
 
 def _counts(summary: dict[str, Any]) -> str:
