@@ -31,7 +31,8 @@ from tests.benchmarks.timing import machine
 from tests.builders import tiny_cross_encoder, tiny_t5
 from tests.generator.pairs import PAIRS, pair_row
 
-_PARTS = 64
+_PAIR_PARTS = 64
+_DOCUMENTS_A_PART = {"documents": 2048, "queries": 256}  # as `import` and `generate` have them
 _BATCHES = 50
 
 
@@ -54,7 +55,8 @@ def main() -> None:
             _prepare(args.what, folder, size)
             driver, worker = (_run(args.what, part, folder) for part in ("--drive", "--train"))
             print(f"{size:,} documents: the driver {driver['opened']:,.0f} MiB opened, {driver['peak']:,.0f} MiB at the peak; a worker "
-                  f"{worker['opened']:,.0f} MiB opened, {worker['peak']:,.0f} MiB at the peak", flush=True)
+                  f"{worker['opened']:,.0f} MiB opened, {worker['peak']:,.0f} MiB at the peak, at the end {worker['own']:,.0f} MiB without "
+                  "mapped files", flush=True)
 
 
 def _run(what: str, part: str, folder: Path) -> dict[str, float]:
@@ -86,12 +88,13 @@ def _text(number: int) -> str:
 
 def _write(path: Path, size: int, schema: pa.Schema, rows: Any, groups: list[int] | None = None) -> None:
     folder = OutputFolder.begin(path, "made", {"rows": size})
-    for part in range(_PARTS):
-        made = [row for i in range(part * size // _PARTS, (part + 1) * size // _PARTS) for row in rows(i)]
+    parts = _PAIR_PARTS if path.name == "pairs" else -(-size // _DOCUMENTS_A_PART[path.name])
+    for part in range(parts):
+        made = [row for i in range(part * size // parts, (part + 1) * size // parts) for row in rows(i)]
         table = pa.Table.from_pylist(made, schema)
         sizes = [min(512, table.num_rows - first) for first in range(0, table.num_rows, 512)] if groups else None
-        folder.commit(part, _PARTS, ShardResult(table, table.num_rows, 0, 0), row_groups=sizes)
-    folder.finish(_PARTS)
+        folder.commit(part, parts, ShardResult(table, table.num_rows, 0, 0), row_groups=sizes)
+    folder.finish(parts)
 
 
 def _drive(what: str, folder: Path) -> None:
@@ -122,13 +125,18 @@ def _train(folder: Path) -> None:
         loss, _ = stage.loss(model, stage.batch(number))
         loss.backward()
     stage.validate(model)
-    sys.stdout.write(json.dumps({"opened": opened, "peak": _peak()}) + "\n")
+    sys.stdout.write(json.dumps({"opened": opened, "peak": _peak(), "own": _resident("RssAnon")}) + "\n")
 
 
 def _peak() -> float:
     """MiB. Not `ru_maxrss`, which a process takes over from the one that started it."""
+    return _resident("VmHWM")
+
+
+def _resident(name: str) -> float:
+    """A line of /proc/self/status in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
 
 
 if __name__ == "__main__":
