@@ -26,8 +26,7 @@ from readqg.errors import ConfigError, FolderError
 from readqg.evaluation.charts import signed
 from readqg.evaluation.significance import bootstrap_interval
 from readqg.places import is_store
-from readqg.reranker.card import LOG_FILE
-from readqg.reranker.selection import Validation, best_validation
+from readqg.reranker.selection import LOG_FILE, Validation, best_validation
 from readqg.shards import write_whole
 from readqg.steps import Steps
 

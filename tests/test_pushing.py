@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from readqg import api
+from readqg.config import PushConfig
+from readqg.errors import FolderError, ReadQGError
 from readqg.reranker.training import RerankerTraining
 from tests import hub_server
 from tests.reranker.corpus import reranker_config
@@ -101,19 +104,15 @@ def test_a_dataset_is_sent_as_one_and_public_where_asked(tmp_path: Path) -> None
     assert (tmp_path / "hub/someone/queries/queries/train-00000-of-00001.parquet").read_bytes() == b"PAR1"
 
 
-def test_what_is_unfinished_or_something_else_is_refused_before_anything_is_sent(model: Path, tmp_path: Path) -> None:
-    (model / "_SUCCESS").unlink()
+def test_what_is_unfinished_or_something_else_is_refused_before_the_hub_is_asked(model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with hub_server.serve(tmp_path / "hub") as hub:
-        for folder, words in ((model, "is not finished"), (tmp_path / "empty", "neither a model"), (tmp_path / "absent", "no such folder")):
-            got = _push(folder, "someone/adapted", hub.url)
-            assert got.returncode == 1 and words in got.stderr, got.stderr
-        (model / "_SUCCESS").touch()
-        got = _push(model, "some one/adapted", hub.url)
-        assert got.returncode == 1 and "--to some one/adapted" in got.stderr
-        got = _push(model, "adapted", hub.url)
-        assert got.returncode == 1 and "OWNER/NAME" in got.stderr
-        assert not hub.made
+    for folder, to, error in ((tmp_path / "empty", "a/b", "neither a model"), (tmp_path / "absent", "a/b", "no such folder"),
+                              (model, "adapted", "OWNER/NAME"), (model, "some one/adapted", "--to some one/adapted")):
+        with pytest.raises(ReadQGError, match=error):
+            api.push(PushConfig(folder=str(folder), to=to))
+    (model / "_SUCCESS").unlink()
+    with pytest.raises(FolderError, match="is not finished"):
+        api.push(PushConfig(folder=str(model), to="a/b"))
 
 
 def test_a_hub_that_does_not_answer_is_told_in_one_line(model: Path) -> None:

@@ -74,7 +74,7 @@ class PushConfig(Settings):
     """A finished model, or a dataset of queries, to the Hugging Face hub."""
 
     folder: Location
-    """`OUT/reranker`, any other folder of a model, or what `readqg export --format hf-dataset` made."""
+    """`OUT/reranker`, any other folder of a model, or a dataset that `export` made (format `hf-dataset`)."""
     to: str
     """The repository, OWNER/NAME; made where it is not there yet."""
     public: bool = False

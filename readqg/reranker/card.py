@@ -13,9 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from readqg.config import TrainRerankerConfig
 from readqg.places import place_of
-from readqg.reranker.selection import Verdict, best_validation, write_learned_weights
+from readqg.reranker.selection import LOG_FILE, Verdict, best_validation, write_learned_weights
 
-LOG_FILE = "training_log.jsonl"
 _IDENTITY = "torch.nn.modules.linear.Identity"
 
 

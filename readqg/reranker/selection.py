@@ -28,6 +28,7 @@ from readqg.shards import stable_hash
 log = logging.getLogger("readqg")
 
 GUARD_FILE = "guard.json"
+LOG_FILE = "training_log.jsonl"
 CANDIDATES = 20
 _CUTOFF = 10
 _RESAMPLES = 10_000
