@@ -21,14 +21,21 @@ class Clock:
         self.path = path
         with explained(f"making {path.parent}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        found = json.loads(path.read_text()) if path.exists() else {"seconds": {}, "done": []}
+        self.seconds: dict[str, float] = found["seconds"]
+        self._done = set(found["done"])
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Where it was done already, a look at what is there adds nothing."""
         began, before = time.monotonic(), self.seconds.get(name, 0.0)
         log.info("— %s", name)
+        done = False
         try:
             yield
+            done = True
         finally:
-            self.seconds[name] = round(before + time.monotonic() - began, 1)
-            write_whole(self.path, json.dumps(self.seconds))
+            if name not in self._done:
+                self.seconds[name] = round(before + time.monotonic() - began, 1)
+                self._done |= {name} if done else set()
+                write_whole(self.path, json.dumps({"seconds": self.seconds, "done": sorted(self._done)}))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -56,6 +56,8 @@ def grow(config: RunConfig, out: Path) -> tuple[RunConfig, list[Round]]:
     if is_store(config.out):
         raise ConfigError(f"--out {config.out}: until_no_gain works in a folder of a file system; copy it to the store when it is done.")
     asked = {"max_documents": config.max_documents, "least_gain": config.least_gain}
+    documents = Documents.open(str(out / "corpus" / "documents")).rows
+    sizes = _sizes(min(config.max_documents or _FIRST, documents), documents)
     path = out / "rounds" / "rounds.json"
     if path.exists():
         found = json.loads(path.read_text())
@@ -63,20 +65,20 @@ def grow(config: RunConfig, out: Path) -> tuple[RunConfig, list[Round]]:
             raise FolderError(f"{path} was made with {found['asked']}, this command asks for {asked}. Give another --out.")
         chosen, rounds = found["chosen"], [Round(**line) for line in found["rounds"]]
     else:
-        chosen, rounds = _tried(config, out)
+        chosen, rounds = _tried(config, out, sizes)
         write_whole(path, json.dumps({"asked": asked, "chosen": chosen, "rounds": [asdict(r) for r in rounds]}, indent=1) + "\n")
     for folder in sorted((out / "rounds" / str(chosen)).glob("*/_SUCCESS")):
         folder.parent.rename(out / folder.parent.name)
-    return _of_size(config, chosen), rounds
+    return _of_size(config, chosen, sizes[0]), rounds
 
 
-def _tried(config: RunConfig, out: Path) -> tuple[int, list[Round]]:
+def _tried(config: RunConfig, out: Path, sizes: list[int]) -> tuple[int, list[Round]]:
     """(the size chosen, all that were tried)."""
     rounds: list[Round] = []
     before: Mapping[str, float] = {}
-    for size in _sizes(config, Documents.open(str(out / "corpus" / "documents")).rows):
+    for size in sizes:
         place = out / "rounds" / str(size)
-        steps = Steps(_of_size(config, size), out / "corpus")
+        steps = Steps(_of_size(config, size, sizes[0]), out / "corpus")
         steps.write(place)
         steps.adapt(place)
         start, trained = _held_out(place / "reranker")
@@ -91,17 +93,16 @@ def _tried(config: RunConfig, out: Path) -> tuple[int, list[Round]]:
     return rounds[-1].documents, rounds
 
 
-def _sizes(config: RunConfig, documents: int) -> Iterator[int]:
-    size = min(config.max_documents or _FIRST, documents)
-    while size < documents:
-        yield size
-        size *= 2
-    yield documents
+def _sizes(first: int, documents: int) -> list[int]:
+    sizes = [first]
+    while sizes[-1] < documents:
+        sizes.append(min(2 * sizes[-1], documents))
+    return sizes
 
 
-def _of_size(config: RunConfig, size: int) -> RunConfig:
+def _of_size(config: RunConfig, size: int, first: int) -> RunConfig:
     """The settings of one size. The share is so large that the number held out is the same at every size."""
-    most = max(1, min(config.reranker.held_out_max, (config.max_documents or _FIRST) // _HELD_OUT))
+    most = max(1, min(config.reranker.held_out_max, first // _HELD_OUT))
     reranker = config.reranker.model_copy(update={"held_out_share": 0.5, "held_out_max": most})
     return config.model_copy(update={"max_documents": size, "reranker": reranker, "until_no_gain": False})
 

@@ -95,7 +95,7 @@ def _report(
         "sample": config.corpus is None,
         "corpus": imported,
         "seconds": clock.seconds,
-        "cut": _cuts(config),
+        "cut": _cuts(config, imported["documents"]),
         "guard": json.loads((out / "reranker" / "guard.json").read_text()),
         "evaluation": report.evaluation(out, MEASURES),
         "fusion_weight": weights,
@@ -110,10 +110,10 @@ def _report(
     return summary
 
 
-def _cuts(config: c.RunConfig) -> list[str]:
+def _cuts(config: c.RunConfig, documents: int) -> list[str]:
     """What was left out, in words, for every table."""
     cuts = []
-    if config.max_documents is not None:
+    if config.max_documents is not None and config.max_documents < documents:
         how = "drawn by a stable hash" if config.sampling == "hash" else "spread over the corpus"
         cuts.append(f"queries written for at most {config.max_documents} documents, {how}")
     if config.max_queries is not None:

@@ -15,6 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 from readqg.config import PushConfig
 from readqg.errors import ConfigError, FolderError, InputError, RunError
 from readqg.places import is_store
+from readqg.reranker.selection import GUARD_FILE, announce
+from readqg.shards import verify
 
 log = logging.getLogger("readqg")
 
@@ -22,7 +24,7 @@ _SENT = {
     "model": ("README.md", "*.safetensors", "[!_]*.json", "*.txt", "*.model", "*.jinja"),
     "dataset": ("README.md", "queries/*.parquet", "corpus/*.parquet"),
 }
-_KEPT = {"guard.json"}  # of a model: what it says is in the card, and it names this machine's folders
+_KEPT = {GUARD_FILE}  # of a model: what it says is in the card, and it names this machine's folders
 _NO_LEAVE = (401, 403, 404)
 
 
@@ -43,6 +45,8 @@ def push(config: PushConfig) -> dict[str, Any]:
     files = [path.relative_to(folder).as_posix() for path in found]
     size = sum(path.stat().st_size for path in found)
     log.info("pushing %d files (%.0f MB) of %s to %s at %s", len(files), size / 1e6, folder, config.to, constants.ENDPOINT)
+    if (folder / GUARD_FILE).exists():
+        announce(folder)
     hub = HfApi()
     try:
         made = hub.create_repo(config.to, repo_type=kind, private=not config.public, exist_ok=True)
@@ -69,8 +73,11 @@ def _kind(folder: Path) -> str:
     """What a folder holds. One that a stage began has to be finished."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder.")
-    if (folder / "_config.json").exists() and not (folder / "_SUCCESS").exists():
-        raise FolderError(f"{folder} is not finished. Give the command that makes it again.")
+    if (folder / "_config.json").exists():
+        if not (folder / "_SUCCESS").exists():
+            raise FolderError(f"{folder} is not finished. Give the command that makes it again.")
+        if damaged := verify(folder):
+            raise FolderError("\n".join(damaged))
     if (folder / "config.json").exists() and _any(folder.glob("*.safetensors")):
         return "model"
     if (folder / "README.md").exists() and _any(folder.glob("queries/*.parquet")):

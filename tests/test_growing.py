@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from readqg import growing
+from readqg.config import RunConfig
 from tests.test_pipeline import place, run  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.slow
@@ -50,6 +52,13 @@ def test_killed_anywhere_the_same_command_goes_on(place, grown):  # noqa: F811
     (grown / "rounds/rounds.json").unlink()
     assert run(place, grown, *flags) == 0
     assert {p.relative_to(grown): p.read_bytes() for p in grown.rglob("*.parquet")} == before
+
+
+def test_sizes_double_up_to_the_whole_corpus():
+    assert growing._sizes(8, 36) == [8, 16, 32, 36]
+    assert growing._sizes(36, 36) == [36]
+    small = growing._of_size(RunConfig(), 36, 36)
+    assert small.reranker.held_out_max == 9 and small.max_documents == 36
 
 
 def test_another_least_gain_on_the_same_folder_is_refused(place, grown, capsys):  # noqa: F811

@@ -13,6 +13,7 @@ from readqg import api
 from readqg.config import PushConfig
 from readqg.errors import FolderError, ReadQGError
 from readqg.reranker.training import RerankerTraining
+from readqg.shards import OutputFolder
 from tests import hub_server
 from tests.reranker.corpus import reranker_config
 
@@ -35,13 +36,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage = RerankerTraining(reranker_config(tmp_path_factory.mktemp("trained")))
     model = stage.build()
     log = [{"step": step, "validation": stage.validate(model)} for step in (0, 1)]
-    made = Path(stage.config.out)
+    folder = OutputFolder.begin(stage.config.out, stage.name, {}, stage.inputs(), stage.models())
+    made = folder.tmp / "model"
     made.mkdir(parents=True)
     stage.save(model, made, log)
-    for name in ("_config.json", "_SUCCESS", "_tmp/events.json"):
-        (made / name).parent.mkdir(exist_ok=True)
-        (made / name).write_text("{}")
-    return made
+    folder.commit_files(made, {"steps": 1})
+    return folder.local
 
 
 @pytest.fixture
@@ -65,14 +65,14 @@ def test_a_model_arrives_private_as_others_load_it_and_says_nothing_of_this_mach
 
 
 def test_what_an_earlier_push_sent_and_the_folder_no_longer_has_goes(model: Path, tmp_path: Path) -> None:
-    (model / "readqg.json").write_text("{}")
+    (model / "vocab.txt").write_text("the")
     with hub_server.serve(tmp_path / "hub") as hub:
         assert _push(model, "someone/adapted", hub.url).returncode == 0
         (tmp_path / "hub/someone/adapted/notes.md").write_text("by hand")
-        (model / "readqg.json").unlink()
+        (model / "vocab.txt").unlink()
         assert _push(model, "someone/adapted", hub.url).returncode == 0
     names = _names(tmp_path / "hub/someone/adapted")
-    assert "readqg.json" not in names and {"notes.md", "model.safetensors"} <= names
+    assert "vocab.txt" not in names and {"notes.md", "model.safetensors"} <= names
 
 
 def test_a_public_repository_is_not_written_to_unasked(model: Path, tmp_path: Path) -> None:
@@ -110,6 +110,10 @@ def test_what_is_unfinished_or_something_else_is_refused_before_the_hub_is_asked
                               (model, "adapted", "OWNER/NAME"), (model, "some one/adapted", "--to some one/adapted")):
         with pytest.raises(ReadQGError, match=error):
             api.push(PushConfig(folder=str(folder), to=to))
+    with (model / "model.safetensors").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(FolderError, match="its bytes have changed"):
+        api.push(PushConfig(folder=str(model), to="a/b"))
     (model / "_SUCCESS").unlink()
     with pytest.raises(FolderError, match="is not finished"):
         api.push(PushConfig(folder=str(model), to="a/b"))

@@ -48,8 +48,8 @@ class Calibration:
 
 
 def calibrate(config: RunConfig, corpus: str, measure: bool = True) -> Calibration:
-    """Lengths and counts of `corpus`; with `measure`, this machine's rates too, else rates of 0 work stand in and only the models'
-    sizes are read. Raises `InputError` for a corpus that cannot be read, `ModelError` for the models."""
+    """Lengths and counts of `corpus`, an imported folder; with `measure`, this machine's rates too, else rates of 0 work stand in and only
+    the models' sizes are read. Raises `InputError` for a corpus that cannot be read, `ModelError` for the models."""
     documents = Documents.open(corpus)
     chosen = subset(documents.ids, _SAMPLED)
     texts = documents.texts(chosen)

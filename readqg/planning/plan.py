@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich import box
@@ -15,10 +17,12 @@ from rich.table import Table
 
 from readqg import sample
 from readqg.config import PlanConfig
+from readqg.places import place_of
 from readqg.planning.calibrate import Calibration, calibrate
 from readqg.planning.machine import ACCELERATORS, Estimate, Machine, Rates, assumed_rates, estimate
 from readqg.planning.work import Corpus, not_counted, total_disk, work_of
 from readqg.progress import duration
+from readqg.steps import Steps
 
 _GIB = 1024**3
 _PROCESS_BYTES = 1.5 * _GIB  # Python, torch and Ray's part before any weights
@@ -29,7 +33,8 @@ _GROWTH = (1, 10, 100)
 def plan(config: PlanConfig) -> dict[str, Any]:
     """Print and return the estimate. Raises as `calibrate` does, and `InputError` for a rates file that cannot be read."""
     here = config.machine == "here" and config.rates is None
-    found = calibrate(config, config.corpus or str(sample.corpus_folder()), measure=here)
+    with _imported(config) as folder:
+        found = calibrate(config, folder, measure=here)
     corpus = _asked(found.corpus, config)
     rates = _rates(config, found)
     if config.save_rates:
@@ -40,6 +45,18 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     summary = _summary(corpus, config, found, machine, stages, growth)
     _print(summary)
     return summary
+
+
+@contextmanager
+def _imported(config: PlanConfig) -> Iterator[str]:
+    """The corpus as a run would see it: imported, for a while, where it is not yet."""
+    source = place_of(config.corpus or str(sample.corpus_folder()))
+    if any((source / name).exists() for name in ("_SUCCESS", "documents/_SUCCESS")):
+        yield str(source)
+        return
+    with TemporaryDirectory(prefix="readqg-plan-") as scratch:
+        Steps(config, place_of(scratch) / "corpus").import_corpus()
+        yield f"{scratch}/corpus"
 
 
 def _asked(corpus: Corpus, config: PlanConfig) -> Corpus:

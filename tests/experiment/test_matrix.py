@@ -115,7 +115,7 @@ def test_seconds_of_a_place_count_once_and_those_of_the_grid_as_quality(tmp_path
     for stage, made, seconds in (("prompts", prompts, 8.0), ("generate", queries, 4.0), ("generate", grid, 2.0)):
         made.mkdir()
         (made / "_SUCCESS").write_text("")
-        (made.parent / f"_seconds-{made.name}.json").write_text(json.dumps({stage: seconds}))
+        (made.parent / f"_seconds-{made.name}.json").write_text(json.dumps({"seconds": {stage: seconds}, "done": [stage]}))
     for stage, made in (("prompts", prompts), ("generate", queries), ("prompts", prompts), ("quality", grid)):
         with run._timed(stage, made):
             pass
