@@ -73,7 +73,7 @@ def bubbles(points: Sequence[tuple[float, float, int]], span: Span, x_label: str
     for x, y, count in sorted(points, key=lambda point: -point[2]):
         kind = "gain" if y > x else "loss" if y < x else "same"
         parts.append(f'<circle class="bubble {kind}" cx="{axes.px(x):.1f}" cy="{axes.py(y):.1f}" r="{4 + 12 * (count / most) ** 0.5:.1f}">'
-                     f"<title>{x:.2f} to {y:.2f}: {count}</title></circle>")
+                     f"<title>{x:.3f} to {y:.3f}: {count}</title></circle>")
     return _svg("".join(parts), alt, WIDTH)
 
 

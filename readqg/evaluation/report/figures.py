@@ -56,7 +56,7 @@ def rankings(found: Mapping[str, Any], measure: str) -> Figure:
 
 def before_after(pairs: Sequence[tuple[float, float]], measure: str, unit: str) -> Figure:
     """(before, after) of every query or held-out document, equal ones together."""
-    counts = Counter((round(before, 2), round(after, 2)) for before, after in pairs)
+    counts = Counter((round(before, 3), round(after, 3)) for before, after in pairs)
     better, worse = (sum(1 for b, a in pairs if (a - b) * sign > 0) for sign in (1, -1))
     said = f"{better} better, {len(pairs) - better - worse} equal, {worse} worse"
     points = [(before, after, count) for (before, after), count in counts.items()]
@@ -64,7 +64,7 @@ def before_after(pairs: Sequence[tuple[float, float]], measure: str, unit: str) 
     return Figure(
         f"{measure} before and after", charts.bubbles(points, (-0.06, 1.06), f"start, {measure}", f"tuned, {measure}", f"{unit}: {said}"),
         f"{len(pairs)} {unit}: {said}. Above the line the tuned model is better; a larger dot is more of them.",
-        ("start", "tuned", "how many"), [(f"{b:.2f}", f"{a:.2f}", str(n)) for b, a, n in moved])
+        ("start", "tuned", "how many"), [(f"{b:.3f}", f"{a:.3f}", str(n)) for b, a, n in moved])
 
 
 def scores(of: Mapping[str, Sequence[float]]) -> Figure:
