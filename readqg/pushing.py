@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from readqg.config import PushConfig
-from readqg.errors import ConfigError, FolderError, InputError, RunError
+from readqg.errors import ConfigError, FolderError, InputError, RunError, first_line
 from readqg.places import is_store
 from readqg.reranker.selection import GUARD_FILE, announce
 from readqg.shards import verify
@@ -58,14 +58,14 @@ def push(config: PushConfig) -> dict[str, Any]:
             repo_id=config.to, repo_type=kind, folder_path=folder, commit_message="By readqg push",
             allow_patterns=[escape(name) for name in files], delete_patterns=list(_SENT[kind]))
     except HFValidationError as error:
-        raise ConfigError(f"--to {config.to}: {_first_line(error)}") from None
+        raise ConfigError(f"--to {config.to}: {first_line(error)}") from None
     except HfHubHTTPError as error:
         advice = " `hf auth login`, with a token that may write there." if error.response.status_code in _NO_LEAVE else ""
         raise RunError(f"{config.to}: the hub refuses: {' '.join(str(error).split())}{advice}") from error
     except LocalTokenNotFoundError as error:
         raise RunError(f"{config.to}: there is no token to write to the hub with. `hf auth login`, or set HF_TOKEN.") from error
     except (TransportError, OfflineModeIsEnabled) as error:
-        raise RunError(f"{config.to}: the hub cannot be reached ({_first_line(error)}). The same command tries again.") from error
+        raise RunError(f"{config.to}: the hub cannot be reached ({first_line(error)}). The same command tries again.") from error
     return {"url": str(made), "kind": kind, "private": private, "bytes": size, "files": files}
 
 
@@ -88,7 +88,3 @@ def _kind(folder: Path) -> str:
 
 def _any(found: Iterator[Path]) -> bool:
     return next(found, None) is not None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

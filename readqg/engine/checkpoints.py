@@ -15,6 +15,7 @@ from typing import Any
 
 from readqg.config import TrainSettings
 from readqg.errors import ConfigError
+from readqg.shards.once import sync
 from readqg.workers import Workers
 
 log = logging.getLogger("readqg")
@@ -44,9 +45,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def end(folder: Path, workers: Workers) -> None:
     """This worker's part is written, and would outlast the machine's."""
     for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        sync(path)
     _mark(folder, workers.rank).touch()
 
 

@@ -21,7 +21,7 @@ import yaml
 
 from readqg.config import SubmitConfig
 from readqg.engine import access, cluster
-from readqg.errors import ConfigError, RunError
+from readqg.errors import ConfigError, RunError, first_line
 
 from ray.job_submission import JobStatus, JobSubmissionClient  # isort: skip  (after `cluster`, which sets what Ray reads at import)
 
@@ -70,7 +70,7 @@ def _client(address: str) -> JobSubmissionClient:
         server = client._do_request("GET", "/api/version").json()["ray_version"]
         is_open = _open(address)
     except Exception as error:  # Ray's client lets requests' errors and bare ones through
-        raise RunError(f"{address} does not answer as a Ray cluster: {_first_line(error)}. Is it running, the tunnel open, and is the "
+        raise RunError(f"{address} does not answer as a Ray cluster: {first_line(error)}. Is it running, the tunnel open, and is the "
                        "token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH=FILE) that of the cluster?") from None
     access.check_version(server, f"on {address}")
     if is_open:
@@ -113,7 +113,7 @@ def _submitted(client: JobSubmissionClient, config: SubmitConfig) -> str:
         except Exception as error:
             young = "No available agent" in str(error)  # a head that has just started answers before it takes jobs
             if not young or time.monotonic() - since > _PATIENCE_S:
-                raise RunError(f"{config.address} did not take the job: {_first_line(error)}.") from error
+                raise RunError(f"{config.address} did not take the job: {first_line(error)}.") from error
         time.sleep(2.0)
 
 
@@ -154,7 +154,7 @@ def _follow(client: JobSubmissionClient, job: str) -> None:
 
 def _wait_or_give_up(since: float, error: Exception) -> None:
     if time.monotonic() - since > _PATIENCE_S:
-        raise RunError(f"The cluster has not answered for {_PATIENCE_S:.0f} s: {_first_line(error)}. The job may go on; look again with "
+        raise RunError(f"The cluster has not answered for {_PATIENCE_S:.0f} s: {first_line(error)}. The job may go on; look again with "
                        "--attach.") from error
     time.sleep(2.0)
 
@@ -177,7 +177,3 @@ def _ended(client: JobSubmissionClient, job: str, again: str) -> dict[str, Any]:
     if not done:
         log.error("job %s: %s. %s\nIts log again: %s", job, details.status.value, details.message or "", again)
     return {"job": job, "status": str(details.status.value), "exit_code": 0 if done else details.driver_exit_code or 1}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,6 +12,7 @@ import numpy as np
 from readqg.evaluation.charts import thinned
 from readqg.evaluation.significance import bootstrap_interval
 from readqg.places import Place
+from readqg.reranker.selection import LOG_FILE
 
 _MOST_POINTS, _MOST_CHECKS = 300, 24
 _SMOOTHED_SHARE = 0.05
@@ -57,7 +58,7 @@ class Learning:
 
 def learning(model: Place) -> Learning:
     """From `training_log.jsonl` in a re-ranker's folder."""
-    lines = [json.loads(line) for line in (model / "training_log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (model / LOG_FILE).read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
     checks = [(line["step"], line["validation"]) for line in lines if "ndcg" in line.get("validation", {})]
     before = checks[0][1] if checks else {"ndcg": {}}
