@@ -30,6 +30,16 @@ def losses() -> dict[str, Any]:
     return content
 
 
+@pytest.fixture
+def forget_token():
+    """Ray keeps the first token that it reads for as long as the process lives: afterwards it reads its environment anew. Asked for
+    before `monkeypatch`, so that the environment is put back by then."""
+    yield
+    from ray._private.authentication_test_utils import reset_auth_token_state
+
+    reset_auth_token_state()
+
+
 @pytest.fixture(scope="session")
 def ray_here():
     """One local Ray for all tests of the engine; the engine uses a connection that is open."""

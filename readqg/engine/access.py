@@ -2,13 +2,15 @@
 
 Whoever reaches a Ray cluster without a token runs code on it. So an address off this machine needs token authentication, and
 the token may travel only where it cannot be read on the way: https, or an SSH tunnel, whose end is on loopback. Ray reads the
-token itself (RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token); here it is never read, printed or stored.
+token itself (RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token); here one that is there is never read, printed or
+stored.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import os
+import secrets
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,6 +33,13 @@ def use_token_if_there() -> None:
     is imported: where a program has done that before, its choice stands, or its clusters would want a token that it does not send."""
     if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ and has_token():
         os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def make_token_if_none() -> None:
+    """A token for the Ray that this process starts, in its environment alone. Where there is none, Ray would write one into
+    ~/.ray/auth_token: two commands that start at once overwrite each other's, and other users of the machine may read it."""
+    if "RAY_AUTH_MODE" not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ and not has_token():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def has_token() -> bool:

@@ -107,6 +107,7 @@ def _start_local_patiently() -> None:
 
 
 def _start_local() -> None:
+    access.make_token_if_none()
     # A pool and its CPU steps need two logical CPUs to make progress, also on a machine with one core.
     shm = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else _OBJECT_STORE_BYTES
     # Ray Data's actors make Ray's core print advice meant for its developers. RAY_BACKEND_LOG_LEVEL=info shows all again.

@@ -6,7 +6,7 @@ import pytest
 
 
 @pytest.fixture
-def cluster(monkeypatch, tmp_path):
+def cluster(forget_token, monkeypatch, tmp_path):
     """A head with one CPU, so that of two model workers one must be on the second node."""
     (tmp_path / "token").write_text(secrets.token_hex(32))
     monkeypatch.setenv("RAY_AUTH_MODE", "token")  # its nodes have this machine's address, off loopback

@@ -1,6 +1,8 @@
 """Which addresses are refused, and with what advice; the token stays where it is."""
 
 import logging
+import os
+import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -17,7 +19,7 @@ SECRET = "5ecre7" * 10
 
 
 @pytest.fixture
-def token(tmp_path, monkeypatch):
+def token(forget_token, tmp_path, monkeypatch):
     (tmp_path / "token").write_text(SECRET)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
@@ -25,7 +27,7 @@ def token(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def no_token(tmp_path, monkeypatch):
+def no_token(forget_token, tmp_path, monkeypatch):
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -81,6 +83,28 @@ def test_a_token_in_the_home_folder_turns_authentication_on(tmp_path, monkeypatc
     monkeypatch.delitem(sys.modules, "ray")
     access.use_token_if_there()
     assert access.sends_token()
+
+
+@pytest.mark.usefixtures("no_token")
+def test_a_ray_of_ones_own_gets_a_token_that_is_on_no_disk_and_two_at_once_get_two(tmp_path):
+    """In processes of their own, on a machine where nobody has made a token yet: where both write one, one of them is refused."""
+    program = ("import os, ray; from readqg.config import Compute; from readqg.engine import cluster\n"
+               "with cluster.connect(Compute()): print(ray.get(ray.remote(lambda: os.environ['RAY_AUTH_TOKEN']).remote()))")
+    both = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    tokens = [process.communicate(timeout=120)[0].strip() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(set(tokens)) == 2 and min(map(len, tokens)) == 64
+    assert not (tmp_path / ".ray").exists()
+
+
+@pytest.mark.usefixtures("no_token")
+@pytest.mark.parametrize(("name", "value"), [("RAY_AUTH_MODE", "disabled"), ("RAY_AUTH_TOKEN_PATH", "/nowhere/token")])
+def test_what_the_environment_says_of_tokens_stands(monkeypatch, name, value):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")
+    monkeypatch.delenv("RAY_AUTH_TOKEN")  # so that it is put back
+    monkeypatch.setenv(name, value)
+    access.make_token_if_none()
+    assert "RAY_AUTH_TOKEN" not in os.environ
 
 
 @pytest.mark.parametrize("address", ["", "ftp://127.0.0.1", "http://", "file:///etc/passwd"])
