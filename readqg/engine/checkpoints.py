@@ -1,8 +1,8 @@
 """Checkpoints of a training, in OUT/_train: where they lie, which are whole, which one to go on from.
 
 All workers write into one folder there, the steps that DeepSpeed's files must agree on; each leaves a mark once its part is
-written. Ray's snapshot says which checkpoints count. It is written in place, so a kill can leave half of it: then the newest
-checkpoint with all marks counts.
+written. The newest with all marks is the one to go on from. Ray keeps its own snapshot of those that it was told of, to keep the
+last few; it notes one at its next look and writes the snapshot in place, so what it says after a kill may be late, or half.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +64,24 @@ def fits(stage: str, facts: dict[str, Any], train: TrainSettings, workers: Worke
         )
 
 
-def fallback(state: Path) -> Path | None:
-    """The checkpoint to go on from where Ray's snapshot names none. A snapshot that Ray could not read is set aside first."""
+def newest(state: Path) -> Path | None:
+    """The checkpoint to go on from: the last that is whole, whether Ray has noted it yet or not."""
+    return max((folder for folder in state.glob(f"{_PREFIX}*") if _whole(folder)), default=None)
+
+
+def set_aside_unreadable(state: Path) -> None:
+    """Ray cannot start over a snapshot that a kill cut off, or that names a checkpoint that is not whole."""
     snapshot = state / _SNAPSHOT
-    if snapshot.exists():
-        if _readable(snapshot):
-            return None
+    if snapshot.exists() and not _readable(snapshot):
         os.replace(snapshot, snapshot.with_suffix(".unreadable"))
         log.warning("%s cannot be read: a kill hit Ray as it wrote it. It is set aside", snapshot)
-    whole = [folder for folder in sorted(state.glob(f"{_PREFIX}*")) if _whole(folder)]
-    if not whole:
-        return None
-    log.warning("going on from the newest checkpoint that is whole, %s", whole[-1])
-    return whole[-1]
+
+
+def keep_only(state: Path, names: set[str]) -> None:
+    """What a kill left behind, and Ray will never remove, goes."""
+    for folder in state.glob(f"{_PREFIX}*"):
+        if folder.name not in names:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _readable(snapshot: Path) -> bool:

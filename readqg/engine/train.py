@@ -49,13 +49,12 @@ def run(stage: TrainStage, config: Any) -> dict[str, Any]:
     tracking.check(config.train.trackers)
     _make_private(state)
     stage.prepare()
-    last = checkpoints.fallback(state)
+    checkpoints.set_aside_unreadable(state)
     made = folder.tmp / "model"
     job = Job(
         stage=stage,
         train=config.train,
         state=str(state),
-        fallback=None if last is None else str(last),
         compute=config.compute,
         log=str(state / "log.jsonl"),
         tracked=str(folder.local.resolve()),

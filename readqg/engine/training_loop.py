@@ -27,6 +27,7 @@ from readqg.training import TrainStage, parameter_groups
 from readqg.workers import Workers
 
 import ray.train  # isort: skip  (after `cluster`, which sets what Ray reads at import)
+from ray.train import collective  # isort: skip
 
 _NORMS = 50
 _EXPLODED = 1e4
@@ -42,8 +43,6 @@ class Job:
     compute: Compute
     state: str
     """OUT/_train."""
-    fallback: str | None
-    """A checkpoint to go on from where Ray knows of none."""
     log: str
     tracked: str
     made: str
@@ -57,7 +56,7 @@ def train_here(told: dict[str, Job]) -> None:
     job = told["job"]
     context = ray.train.get_context()
     workers = Workers(context.get_world_rank(), context.get_world_size(), lockstep=job.train.zero_stage == 3)
-    last = _last_checkpoint(job)
+    last = _last_checkpoint(Path(job.state), workers)
     facts = checkpoints.read_facts(last) if last else {}
     if last:  # before model and optimizer are made
         checkpoints.fits(job.stage.name, facts, job.train, workers, _precision(job))
@@ -69,10 +68,14 @@ def train_here(told: dict[str, Job]) -> None:
             run.save(Path(job.made), lines)
 
 
-def _last_checkpoint(job: Job) -> Path | None:
-    found = ray.train.get_checkpoint()
-    last = job.fallback if found is None else found.path
-    return None if last is None else Path(last)
+def _last_checkpoint(state: Path, workers: Workers) -> Path | None:
+    """As the first worker sees it, for all."""
+    found = checkpoints.newest(state) if workers.rank == 0 else None
+    name = collective.broadcast_from_rank_zero(found and found.name)
+    if workers.rank == 0:
+        noted = {Path(reported.checkpoint.path).name for reported in ray.train.get_all_reported_checkpoints()}
+        checkpoints.keep_only(state, noted | {name})
+    return None if name is None else state / name
 
 
 def _train(run: _Run, job: Job, step: int, lines: _Lines) -> str | None:
@@ -203,8 +206,8 @@ class _Run:
         return self.stage.collapsed(self.start, metrics) if metrics and step else None
 
     def checkpoint(self, step: int) -> None:
-        """It counts once all workers have written their part and Ray has noted it, which it does at its next look, while training goes
-        on. The one before counts by now, so a kill costs two intervals at most, and disks hold one more than are kept."""
+        """It counts once all workers have written their part: a kill costs one interval. Ray notes it at its next look, while training
+        goes on; that it has noted the one before is waited for, so disks hold one more than are kept."""
         from safetensors.torch import save_file
 
         ray.train.get_all_reported_checkpoints(consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED)

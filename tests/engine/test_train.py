@@ -49,8 +49,8 @@ def test_a_stage_is_prepared_in_the_driver_and_only_where_there_is_training_to_d
 
 def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_weights(unbroken, tmp_path):
     (tmp_path / "marks").mkdir()
-    train.run(Line(deadly=(17,), marks=str(tmp_path / "marks")), LineConfig(out=str(tmp_path / "out")))
-    assert begun(tmp_path / "marks") == [0, 15]
+    train.run(Line(deadly=(15,), marks=str(tmp_path / "marks")), LineConfig(out=str(tmp_path / "out")))
+    assert begun(tmp_path / "marks") == [0, 15], "the step after a checkpoint, which Ray may not have noted yet"
     assert (tmp_path / "out" / "line.safetensors").read_bytes() == (unbroken / "line.safetensors").read_bytes()
     log = json.loads((tmp_path / "out" / "log.json").read_text())
     assert [line["step"] for line in log if "loss" in line] == list(range(1, 31)), "each step is logged once"
@@ -67,7 +67,7 @@ def test_an_error_that_would_come_again_ends_the_run_at_once(tmp_path, workers):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("left", [0, 0.5], ids=["an empty snapshot", "half a snapshot"])
-def test_a_snapshot_of_rays_that_a_kill_cut_off_costs_one_checkpoint_at_most(unbroken, tmp_path, left):
+def test_a_snapshot_of_rays_that_a_kill_cut_off_costs_no_step(unbroken, tmp_path, left):
     config = LineConfig(out=str(tmp_path / "out"))
     with pytest.raises(InputError):
         train.run(Line(unusable=17, marks=str(tmp_path)), config)
@@ -86,9 +86,11 @@ def test_a_checkpoint_without_the_marks_of_all_its_workers_is_not_gone_on_from(t
             checkpoints.write_facts(folder, {"workers": 2})
             if rank in marked:
                 checkpoints.end(folder, Workers(rank, 2))
-    assert checkpoints.fallback(tmp_path) == tmp_path / "checkpoint-000000005"
+    assert checkpoints.newest(tmp_path) == tmp_path / "checkpoint-000000005"
     checkpoints.begin(tmp_path, 5, Workers(0, 2))
-    assert checkpoints.fallback(tmp_path) is None, "it is being written anew"
+    assert checkpoints.newest(tmp_path) is None, "it is being written anew"
+    checkpoints.keep_only(tmp_path, {"checkpoint-000000010"})
+    assert [folder.name for folder in tmp_path.iterdir()] == ["checkpoint-000000010"]
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_with_what_to_change(tmp_path):
