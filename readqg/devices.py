@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
+from typing import Any
 
 import torch
+import transformers
 from joblib import cpu_count
 from transformers.utils import logging as transformers_logging
 
@@ -16,6 +19,7 @@ transformers_logging.disable_progress_bar()  # of loading weights: a second's wo
 logger = logging.getLogger("readqg")
 
 _BF16_UNITS = ("amx_bf16", "bf16")  # x86 and ARM
+_UNITS = (*_BF16_UNITS, "avx512_bf16", "avx512_f", "avx2")
 
 
 def device_and_dtype(compute: Compute) -> tuple[torch.device, torch.dtype]:
@@ -42,9 +46,29 @@ def device_and_dtype(compute: Compute) -> tuple[torch.device, torch.dtype]:
 def set_threads(compute: Compute) -> int:
     """Set torch's threads in this process to `compute.threads`, or to this machine's cores (as far as this process may
     use them) shared among the workers; the number set. Ray sets its own before, from the CPUs that it counts for a worker."""
-    threads = compute.threads or max(1, cpu_count() // compute.workers)
+    threads = threads_of(compute)
     torch.set_num_threads(threads)
     return threads
+
+
+def threads_of(compute: Compute) -> int:
+    return compute.threads or max(1, cpu_count() // compute.workers)
+
+
+def machine(compute: Compute) -> dict[str, Any]:
+    """What a model worker like this process computes with: `processor`, and the GPU beside it; `threads`; `precision`; versions. Where all
+    of it is the same, figures come out the same. Of a cluster's workers, which may have what its driver has not, it says nothing."""
+    device, dtype = device_and_dtype(compute)
+    names = [processor(), *([torch.cuda.get_device_name()] if device.type == "cuda" else [])]
+    return {"processor": " + ".join(names), "threads": threads_of(compute), "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
+            "torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def processor() -> str:
+    """What it calls itself, and the first of the units that decide its speed here."""
+    there = torch.cpu.get_capabilities()
+    unit = next((unit for unit in _UNITS if there.get(unit, False)), "")
+    return f"{there.get('cpu_name') or platform.machine()} {unit}".strip()
 
 
 def _gpu_has_bf16() -> bool:

@@ -71,7 +71,8 @@ class TrainStage:
         """Take up what `state` gave."""
 
     def save(self, model: Any, folder: Path, log: list[dict[str, Any]]) -> None:
-        """Write the trained model's files into an empty folder. `log`: one dict a logged step."""
+        """Write the trained model's files into a folder, where an attempt that was killed may have left some. `log`: one dict a logged
+        step."""
         raise NotImplementedError
 
 

@@ -69,3 +69,8 @@ def test_what_only_workers_need_is_imported_there() -> None:
     found = subprocess.run([sys.executable, "-c", f"{driver}; print({{'torch', 'transformers'}} & set(sys.modules))"],
                            capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+def test_the_machine_is_named_with_what_figures_depend_on():
+    found = devices.machine(Compute(threads=3, precision="fp32", device="cpu"))
+    assert found["threads"] == 3 and found["precision"] == "fp32" and found["processor"]

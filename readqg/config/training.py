@@ -71,8 +71,7 @@ class TrainSettings(Settings):
     """How the training loop runs; the same for both models. `compute.workers` workers share each batch."""
 
     checkpoint_steps: int = placement(100, ge=1)
-    """Steps between checkpoints, from which an interrupted training goes on. A kill costs two such intervals at most: one is begun
-    only when the one before is surely kept."""
+    """Steps between checkpoints, from which an interrupted training goes on: a kill costs one such interval at most."""
     validate_steps: int = Field(200, ge=1)
     """Steps between validations, which choose the weights."""
     log_steps: int = Field(1, ge=1)

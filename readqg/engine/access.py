@@ -28,6 +28,10 @@ _HOW_TO_TOKEN = (
 )
 
 
+_made: set[str] = set()
+"""Tokens of `make_token_if_none`. Ray keeps the first token that it reads for as long as the process lives, so it stays."""
+
+
 def use_token_if_there() -> None:
     """Turn token authentication on for this process where a token is there and nothing says otherwise. Ray reads the mode as it
     is imported: where a program has done that before, its choice stands, or its clusters would want a token that it does not send."""
@@ -38,8 +42,10 @@ def use_token_if_there() -> None:
 def make_token_if_none() -> None:
     """A token for the Ray that this process starts, in its environment alone. Where there is none, Ray would write one into
     ~/.ray/auth_token: two commands that start at once overwrite each other's, and other users of the machine may read it."""
-    if "RAY_AUTH_MODE" not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ and not has_token():
+    wanted = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+    if wanted and "RAY_AUTH_TOKEN_PATH" not in os.environ and not has_token():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        _made.add(os.environ["RAY_AUTH_TOKEN"])
 
 
 def has_token() -> bool:
@@ -52,6 +58,9 @@ def has_token() -> bool:
 
 
 def sends_token() -> bool:
+    """Whether it would send one that another cluster may know."""
+    if os.environ.get("RAY_AUTH_TOKEN") in _made:
+        return False
     return os.environ.get("RAY_AUTH_MODE", "").lower() == "token" and has_token()
 
 

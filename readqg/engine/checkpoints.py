@@ -44,10 +44,13 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def end(folder: Path, workers: Workers) -> None:
-    """This worker's part is written, and would outlast the machine's."""
+    """This worker's part is written; it and the mark outlast a loss of power."""
+    mark = _mark(folder, workers.rank)
     for path in folder.rglob("*"):
         sync(path)
-    _mark(folder, workers.rank).touch()
+    mark.touch()
+    for path in (mark, folder, folder.parent):
+        sync(path)
 
 
 def fits(stage: str, facts: dict[str, Any], train: TrainSettings, workers: Workers, precision: str) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-# A checkpoint counts once Ray has looked after its workers, which it does every 2 s; small models make one in less.
+# Ray notes a checkpoint as it looks after its workers, every 2 s, and the next waits for that; small models make one in less.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
 import ray

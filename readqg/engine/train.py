@@ -10,8 +10,12 @@ import logging
 import os
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from readqg import tracking
 from readqg.config import Compute, TrainSettings, identity
@@ -48,6 +52,11 @@ def run(stage: TrainStage, config: Any) -> dict[str, Any]:
         return folder.success()
     tracking.check(config.train.trackers)
     _make_private(state)
+    with _alone(state):
+        return _trained(stage, config, folder, state)
+
+
+def _trained(stage: TrainStage, config: Any, folder: OutputFolder, state: Path) -> dict[str, Any]:
     stage.prepare()
     checkpoints.set_aside_unreadable(state)
     made = folder.tmp / "model"
@@ -90,6 +99,22 @@ def _make_private(state: Path) -> None:
             f"{state} can be written by others (owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}): its checkpoints are pickles, "
             "which run code as they are read, so it is not read. Delete it, or give another --out."
         )
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Two drivers would write, and clear away, each other's checkpoints. The system lets go of the lock of one that is killed."""
+    lock = FileLock(state / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise FolderError(f"{state.parent}: another command is training into it. Wait for it, stop it, or give another --out.") from None
+    except NotImplementedError:  # some file systems that are shared have no locks
+        log.warning("%s is on a file system without locks: no second command may train into it meanwhile", state)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _fit(stage: TrainStage, job: Job, folder: OutputFolder, compute: Compute, train: TrainSettings) -> None:

@@ -2,8 +2,8 @@
 
 Everything a step computes lies inside one forward of the DeepSpeed engine (ZeRO 3 needs that). A batch depends on (seed, number)
 alone, and random states are seeded anew from (seed, number, rank), so a checkpoint holds the trained weights, the optimizer and
-the step, and an interrupted run goes on as an unbroken one would. Every worker computes the loss of the global batch; DeepSpeed
-takes the mean of their gradients where the sum is meant, so the loss is multiplied by their number before.
+the step, and an interrupted run of as many workers goes on as an unbroken one would. Every worker computes the loss of the global
+batch; DeepSpeed takes the mean of their gradients where the sum is meant, so the loss is multiplied by their number before.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from typing import Any
 from readqg.config import Compute, TrainSettings
 from readqg.engine import checkpoints, cluster
 from readqg.engine.training_log import TrainingLog
+from readqg.errors import ConfigError
+from readqg.shards.once import sync
 from readqg.tracking import Trackers
 from readqg.training import TrainStage, parameter_groups
 from readqg.workers import Workers
@@ -56,7 +58,7 @@ def train_here(told: dict[str, Job]) -> None:
     job = told["job"]
     context = ray.train.get_context()
     workers = Workers(context.get_world_rank(), context.get_world_size(), lockstep=job.train.zero_stage == 3)
-    last = _last_checkpoint(Path(job.state), workers)
+    last = _agreed(job, workers)
     facts = checkpoints.read_facts(last) if last else {}
     if last:  # before model and optimizer are made
         checkpoints.fits(job.stage.name, facts, job.train, workers, _precision(job))
@@ -68,13 +70,19 @@ def train_here(told: dict[str, Job]) -> None:
             run.save(Path(job.made), lines)
 
 
-def _last_checkpoint(state: Path, workers: Workers) -> Path | None:
-    """As the first worker sees it, for all."""
+def _agreed(job: Job, workers: Workers) -> Path | None:
+    """The checkpoint to go on from, as the first worker sees it, for all. Raises `ConfigError` on a worker that would compute in another
+    precision than the first: `auto` says so on nodes that differ."""
+    state, own = Path(job.state), _precision(job)
     found = checkpoints.newest(state) if workers.rank == 0 else None
-    name = collective.broadcast_from_rank_zero(found and found.name)
+    told: dict[str, str | None] = collective.broadcast_from_rank_zero({"checkpoint": found and found.name, "precision": own})
+    if told["precision"] != own:
+        raise ConfigError(f"{job.stage.name}: worker {workers.rank} would compute in {own}, the first in {told['precision']}: its node is "
+                          "another. Give --compute.precision fp32, or nodes that are alike.")
+    name = told["checkpoint"]
     if workers.rank == 0:
         noted = {Path(reported.checkpoint.path).name for reported in ray.train.get_all_reported_checkpoints()}
-        checkpoints.keep_only(state, noted | {name})
+        checkpoints.keep_only(state, noted | {name or ""})
     return None if name is None else state / name
 
 
@@ -207,7 +215,7 @@ class _Run:
 
     def checkpoint(self, step: int) -> None:
         """It counts once all workers have written their part: a kill costs one interval. Ray notes it at its next look, while training
-        goes on; that it has noted the one before is waited for, so disks hold one more than are kept."""
+        goes on; that it has noted the one before is waited for, so disks hold one more than are kept, and after a kill another."""
         from safetensors.torch import save_file
 
         ray.train.get_all_reported_checkpoints(consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED)
@@ -219,6 +227,7 @@ class _Run:
             facts = {"step": step, "workers": self.workers.count, "precision": _precision(self.job), "start": self.start,
                      "norms": list(self.norms)}
             checkpoints.write_facts(folder, facts)
+            sync(Path(self.job.log))  # what was logged up to here belongs to it
         checkpoints.end(folder, self.workers)
         ray.train.report(
             {"step": step},

@@ -19,6 +19,15 @@ _LEGEND_ROW = 20
 _ROW = 30
 _MOST_DOTS = 80
 
+_COLOURS = """
+svg { --ink: #1b2330; --soft: #556070; --line: #d5dbe4; --a: #6b7686; --b: #2568a8; --c: #b3541a; }
+@media (prefers-color-scheme: dark) { svg { --ink: #e7ebf1; --soft: #a8b2bf; --line: #38414e; --a: #98a4b5; --b: #6cabea; --c: #ea9c63; } }
+text { font: 13px system-ui, sans-serif; fill: var(--ink); } .tick, .label { fill: var(--soft); } .grid { stroke: var(--line); }
+.reference { fill: none; stroke: var(--soft); stroke-dasharray: 2 4; } .bar { stroke-width: 3; } .dot { stroke-width: 2; }
+.s0 { stroke: var(--a); fill: var(--a); } .s1 { stroke: var(--b); fill: var(--b); } .s2 { stroke: var(--c); fill: var(--c); }
+"""
+"""Of charts that are files; those of a page have its style sheet's."""
+
 Span = tuple[float, float]
 
 
@@ -112,6 +121,11 @@ def bars(rows: Sequence[tuple[str, float, str]], alt: str) -> Markup:
             f'<rect class="s1" x="{left:.0f}" y="{y + 4}" width="{width:.1f}" height="{_ROW - 12}"/>'
             f'<text class="value" x="{left + width + 8:.1f}" y="{y + 17}">{escape(text)}</text>')
     return _svg("".join(parts), alt, _TOP + _ROW * len(rows))
+
+
+def standalone(chart: Markup) -> str:
+    """A chart as an SVG file, with colours of its own for light and dark."""
+    return chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f"><style>{_COLOURS}</style>", 1)
 
 
 def outline(values: Sequence[float], edges: np.ndarray) -> tuple[list[float], list[float]]:

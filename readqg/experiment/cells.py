@@ -24,14 +24,16 @@ from readqg import api, runs
 from readqg.clock import Clock
 from readqg.config import FewShotConfig, RunConfig, TrainGeneratorConfig, identity
 from readqg.corpus import read_judgments
+from readqg.devices import machine
 from readqg.errors import InputError
 from readqg.evaluation.metrics import per_query
-from readqg.experiment.matrix import Cell
+from readqg.experiment.costs import operations
+from readqg.experiment.matrix import Cell, prompts_identity
 from readqg.places import Place
 from readqg.reranker.averaging import average
 from readqg.reranker.baseline import train_baseline
 from readqg.reranker.selection import read_verdict
-from readqg.shards import appearing, fingerprint, stable_hash, write_whole
+from readqg.shards import appearing, fingerprint, read_json, stable_hash, write_whole
 from readqg.steps import Steps
 
 MEASURES = {"ndcg": "nDCG@10", "recall": "R@100"}
@@ -172,7 +174,7 @@ class CellRun:
                 steps.choose(chosen)
         asked = steps.generate_config(self.shared / "unnamed", chosen)
         of = [chosen.name] if chosen else []
-        queries = self._place("queries", asked, asked.prompts, asked.backbone, asked.max_documents, *of)
+        queries = self._place("queries", asked, prompts_identity(config), asked.backbone, asked.max_documents, *of)
         with self._timed(stage, queries):
             steps.generate(queries, chosen)
         return queries
@@ -211,11 +213,17 @@ class CellRun:
         verdict = None if model is None else read_verdict(self.tuned)[0]
         return {
             "asked": fingerprint(self.cell.identity), "cell": self.cell.name, "quality": self._quality(), "seconds": self._seconds(),
-            "identity": self.cell.identity,
+            "identity": self.cell.identity, "operations": self._operations(), "machine": machine(self.config.compute),
             "guard": None if verdict is None else {
                 "use": verdict.use, "difference": verdict.difference, "interval": verdict.interval, "p_value": verdict.p_value,
                 "documents": verdict.held_out_documents},
         }
+
+    def _operations(self) -> dict[str, float] | None:
+        """None for another's trainer, whose steps are not ours to count."""
+        if not self.cell.settings.train or self.cell.settings.trainer != "readqg":
+            return None
+        return operations(self.config, self.steps.corpus, read_json(self.tuned / "_SUCCESS")["facts"]["steps"])
 
     def _own_name(self, model: str) -> str:
         """A folder of ours by its name, which says all that it was made of; another model as it was given."""

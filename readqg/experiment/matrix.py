@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from readqg import config as c
+from readqg import sample
 from readqg.config import (
     Collection,
     FewShotConfig,
@@ -25,6 +28,8 @@ from readqg.config import (
 from readqg.errors import ConfigError
 from readqg.places import place_of
 
+_FORMAT = 2
+"""Of a cell's files."""
 _GRID = tuple(i / 10 for i in range(11))
 _OWN = ("corpus", "out", "split", "until_no_gain")
 """Fields of a run that the experiment sets itself."""
@@ -55,14 +60,20 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """What the cell's figures depend on, but for the content of files that it names."""
         return {
-            "run": identity(self.config), **self._places,
-            "prompts": self.config.prompts, "backbone": self.config.backbone, "start": self.config.start,
+            "format": _FORMAT, "run": identity(self.config), **self._places,
+            "prompts": prompts_identity(self.config) if self._writes else None,
+            "backbone": self.config.backbone, "start": self.config.start,
             "source": self.source.source, "split": self.source.split, "half": self.source.half,
             "train": self.settings.train, "average": self.settings.average,
             **({} if self.settings.trainer == "readqg" else {"mining": self.settings.mining.model_dump()}),
             "own_prompts": None if self.prompts is None else identity(self.prompts),
             "grid": None if self.grid is None else [identity(self.grid), self.grid_documents, identity(self.quality)],
         }
+
+    @property
+    def _writes(self) -> bool:
+        """Whether queries are written with prompts that are not the recipe's own."""
+        return self.prompts is None and (self.settings.train or self.grid is not None)
 
     @property
     def prompts_made_of(self) -> dict[str, str]:
@@ -82,6 +93,14 @@ class Cell:
         if self.grid is not None:
             named |= {"judge": self.quality.judge, "judging_encoder": self.quality.encoder}
         return {name: place for name, place in named.items() if place}
+
+
+def prompts_identity(config: RunConfig) -> str:
+    """The prompts folder; of those that come with the package, what they are, for another version may hold others."""
+    if config.prompts:
+        return config.prompts
+    content = b"".join((Path(sample.prompts_folder()) / name).read_bytes() for name in ("prompts.json", "prompts.safetensors"))
+    return f"of the package, {hashlib.sha256(content).hexdigest()[:12]}"
 
 
 def read_matrix(path: str) -> Matrix:

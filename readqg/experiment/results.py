@@ -1,26 +1,32 @@
 """Tables of the cells that are there, and how sure their figures are.
 
 ```
-OUT/results.parquet   the rows of all cells, as in `cells.VALUES`
+OUT/results.parquet   the rows of all cells, as in `cells.VALUES`, and of a recipe's rows what its cell cost
 OUT/tables.md         the tables
 OUT/tables.html       the same as a page
+OUT/differences*.svg  each table's differences with their intervals; -fused: with BM25's score added
 ```
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import jinja2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from markupsafe import Markup
 
 import readqg
 from readqg.config import Matrix
-from readqg.experiment.cells import VALUES, folder_of
+from readqg.evaluation import charts
+from readqg.experiment.cells import folder_of
 from readqg.experiment.comparing import Comparison, compare, holm
+from readqg.experiment.costs import Cost
 from readqg.experiment.matrix import Cell
 from readqg.places import Place
 from readqg.shards import appearing, write_whole
@@ -35,8 +41,9 @@ _QUALITY = {
     "bm25_rank_plus": ("in BM25's top 10, r = 1", "top_10"), "bm25_rank_minus": ("r = 0", "top_10"),
 }
 """Field of `quality_summary` -> what it is called, and the fact of it that is shown."""
-_COMMON = ("import", "retrieve", "rank", "quality")
-"""Stages that the start needs too, or that measure."""
+_COSTS = (("seconds", pa.float64()), ("parameters", pa.int64()), ("flops", pa.float64()))
+"""Columns of results.parquet for a `Cost`."""
+_CHART = "differences"
 _TITLES = {"": "Adapted against the start", _FUSED: "With BM25's score added: adapted + fusion against start + fusion"}
 
 
@@ -45,8 +52,8 @@ def write(out: Place, matrix: Matrix, cells: Sequence[Cell]) -> dict[str, Any]:
     if not cells:
         return {}
     folders = [folder_of(out, cell) for cell in cells]
-    table = pa.concat_tables([folder.values() for folder in folders] or [VALUES.empty_table()])
-    facts = {cell.name: folder.facts() or {} for cell, folder in zip(cells, folders, strict=True)}
+    facts = {cell.name: found for cell, folder in zip(cells, folders, strict=True) if (found := folder.facts())}
+    table = pa.concat_tables(_with_costs(folder.values(), Cost.of(facts[cell.name])) for cell, folder in zip(cells, folders, strict=True))
     with appearing(out / "results.parquet") as partial:
         pq.write_table(table, partial, compression="zstd")
     tables = [summarise(matrix, table, facts, suffix) for suffix in _TITLES]
@@ -54,10 +61,34 @@ def write(out: Place, matrix: Matrix, cells: Sequence[Cell]) -> dict[str, Any]:
         loader=jinja2.PackageLoader("readqg.experiment", "."), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         autoescape=jinja2.select_autoescape(("html.j2",)))
     shown = {"matrix": matrix, "tables": tables, "cells": len(cells), "version": readqg.__version__,
-             "asked": len(matrix.seeds) * len(matrix.collections) * len(matrix.recipes)}
+             "machines": _machines(facts), "asked": len(matrix.seeds) * len(matrix.collections) * len(matrix.recipes)}
     for name in ("tables.md", "tables.html"):
         write_whole(out / name, environment.get_template(f"{name}.j2").render(**shown))
+    for found in tables:
+        if found["chart"]:
+            write_whole(out / found["file"], charts.standalone(found["chart"]))
     return {name.replace(".", "_"): str(out / name) for name in ("results.parquet", "tables.md", "tables.html")}
+
+
+def _chart(title: str, lines: Sequence[dict[str, Any]]) -> Markup | None:
+    """The differences of the rows that have every collection, in points of nDCG@10."""
+    rows = [(line["name"], *(100 * value for value in (found.mean, found.low, found.high)), "s1")
+            for line in lines if (found := line["difference"]) is not None]
+    return charts.intervals(rows, "difference in nDCG@10, points", f"{title}: differences with 95 % intervals", level=0) if rows else None
+
+
+def _machines(facts: dict[str, dict[str, Any]]) -> list[tuple[str, int]]:
+    """What the cells were made on, and how many on each."""
+    names = ("{processor}, {threads} threads, {precision}, torch {torch}".format(**found["machine"]) for found in facts.values())
+    return Counter(names).most_common()
+
+
+def _with_costs(values: pa.Table, cost: Cost) -> pa.Table:
+    """A cell's values, and beside those of its recipe what it cost, the whole cell."""
+    adapted = pc.starts_with(values["system"], "recipe")
+    for (name, kind), value in zip(_COSTS, cost, strict=True):
+        values = values.append_column(name, pc.if_else(adapted, pa.scalar(value, kind), pa.scalar(None, kind)))
+    return values
 
 
 def summarise(matrix: Matrix, table: pa.Table, facts: dict[str, dict[str, Any]], suffix: str = "") -> dict[str, Any]:
@@ -80,14 +111,16 @@ def summarise(matrix: Matrix, table: pa.Table, facts: dict[str, dict[str, Any]],
         measured_by = {name: {c: values[name, system, c] for c in collections if (name, system, c) in values} for name in recipes}
         for names, by in _alike(measured_by):
             name = f"{label} of {', '.join(names)}" if names else label
-            lines.append({"name": name, "note": "", **_means(by, collections), "guard": "", "seconds": None, "published": {}})
+            nothing: dict[str, Any] = {"note": "", "guard": "", "seconds": None, "flops": None, "published": {}}
+            lines.append({"name": name, **nothing, **_means(by, collections)})
     for name in recipes:
         own = {c: values[name, f"recipe{suffix}", c] for c in collections if (name, f"recipe{suffix}", c) in values}
         start = {c: values[name, f"start{suffix}", c] for c in own}
         if len(own) == len(collections):
             compared[name] = compare(own, start)
         lines.append({
-            "name": name, "note": matrix.recipes[name].note, **_means(own, collections), **_costs(facts, name), **_quality(facts, name),
+            "name": name, "note": matrix.recipes[name].note, **_means(own, collections), **_quality(facts, name),
+            **_costs(facts, name, whole=len(own) == len(collections)),
             "published": matrix.recipes[name].published, "by_collection": {c: compare({c: own[c]}, {c: start[c]}) for c in own},
         })
     for name, p in zip(compared, holm([found.p for found in compared.values()]), strict=True):
@@ -95,6 +128,7 @@ def summarise(matrix: Matrix, table: pa.Table, facts: dict[str, dict[str, Any]],
         line["difference"], line["holm"] = compared[name], p
     measured = [name for name in _QUALITY if any(line.get("quality", {}).get(name) is not None for line in lines)]
     return {"title": _TITLES[suffix], "collections": collections, "lines": lines,
+            "chart": _chart(_TITLES[suffix], lines), "file": f"{_CHART}{suffix}.svg",
             "measured": {name: _QUALITY[name][0] for name in measured},
             "queries": {c: len(next(iter(v.values()))) for c in collections for (_, _, where), v in values.items() if where == c}}
 
@@ -135,17 +169,23 @@ def _quality(facts: dict[str, dict[str, Any]], recipe: str) -> dict[str, Any]:
     own = [found["quality"] for name, found in facts.items() if name.split("/")[1] == recipe and found.get("quality")]
     means = {}
     for name, (_, fact) in _QUALITY.items():
-        values = [found[name][fact] for found in own if found[name][fact] is not None]
-        means[name] = float(np.mean(values)) if values else None
+        means[name] = _mean([found[name][fact] for found in own])
     return {"quality": means}
 
 
-def _costs(facts: dict[str, dict[str, Any]], recipe: str) -> dict[str, Any]:
-    """Mean seconds of its cells that ranking the start does not need, and how often the guard was for the tuned model."""
+def _mean(values: Sequence[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return float(np.mean(there)) if there else None
+
+
+def _costs(facts: dict[str, dict[str, Any]], recipe: str, whole: bool) -> dict[str, Any]:
+    """Mean costs of its cells, where it has all collections (`whole`), and how often the guard was for the tuned model. Seconds of
+    different machines are not set beside one another."""
     own = [found for name, found in facts.items() if name.split("/")[1] == recipe]
     verdicts = [found["guard"]["use"] for found in own if found.get("guard")]
-    spent = [sum(s for stage, s in found["seconds"].items() if stage not in _COMMON) for found in own]
+    costs = [Cost.of(found) for found in own] if whole else []
+    alike = len(_machines(facts)) == 1
     return {
-        "seconds": float(np.mean(spent)) if spent else None,
+        "seconds": _mean([cost.seconds for cost in costs if alike]), "flops": _mean([cost.flops for cost in costs]),
         "guard": f"{verdicts.count('tuned')} of {len(verdicts)}" if verdicts else "",
     }

@@ -48,8 +48,8 @@ class Calibration:
 
 
 def calibrate(config: RunConfig, corpus: str, measure: bool = True) -> Calibration:
-    """Lengths and counts of `corpus`, an imported folder; with `measure`, this machine's rates too, else rates of 0 work stand in and only
-    the models' sizes are read. Raises `InputError` for a corpus that cannot be read, `ModelError` for the models."""
+    """Lengths and counts of `corpus`, an imported folder; with `measure`, this machine's rates too, else only the models' sizes are
+    read and the rates mean nothing. Raises `InputError` for a corpus that cannot be read, `ModelError` for the models."""
     documents = Documents.open(corpus)
     chosen = subset(documents.ids, _SAMPLED)
     texts = documents.texts(chosen)
@@ -108,8 +108,8 @@ def _time_generate(generator: Generator, config: RunConfig, ids: Sequence[Sequen
     writer.write(few[:1])
     seconds, queries = _timed(lambda: writer.write(few))
     written = statistics.mean(query.n_tokens or 0 for query in queries)
-    per_document = len(queries) / len(few)
-    tokens = sum((len(row) + generator.added_tokens + written) * per_document for _, row in few)
+    read = len(config.generate.relevances) * sum(len(row) + generator.added_tokens for _, row in few)
+    tokens = read + written * len(queries)
     return tokens / seconds, written
 
 

@@ -14,7 +14,7 @@ from readqg.reranker.selection import CANDIDATES
 
 _QUERY_ROW_BYTES = 90  # a generated query in compressed Parquet
 _RUN_ROW_BYTES = 24
-_ADAM_COPIES = 3  # a checkpoint holds the weights and two moments
+_CHECKPOINT_COPIES = 4  # the weights, two moments, and the best weights so far
 _SPECIAL_TOKENS = 3
 _LABEL_ROWS = LabelConfig.model_fields["shard_rows"].default
 
@@ -37,9 +37,9 @@ class Corpus:
         """Mean tokens of a document cut to `most`."""
         return sum(min(length, most) for length in self.lengths) / len(self.lengths)
 
-    def pair_tokens(self, max_length: int) -> float:
-        """Mean tokens of a query with a document, the pair cut to `max_length`."""
-        added = self.query_tokens + _SPECIAL_TOKENS
+    def pair_tokens(self, max_length: int, query_tokens: float) -> float:
+        """Mean tokens of a query of so many with a document, the pair cut to `max_length`."""
+        added = query_tokens + _SPECIAL_TOKENS
         return sum(min(length + added, max_length) for length in self.lengths) / len(self.lengths)
 
 
@@ -64,6 +64,11 @@ class Work:
     def tokens(self) -> float:
         return self.generated + self.scored + self.trained
 
+    def flops(self, generator_parameters: int, scorer_parameters: int) -> float:
+        """By the usual count: 2 a parameter and token forward, 6 forward and back. Parameters without embeddings; attention, of which
+        there is little at these lengths, is not in it."""
+        return 2 * (self.generated * generator_parameters + self.scored * scorer_parameters) + 6 * self.trained * scorer_parameters
+
 
 def work_of(corpus: Corpus, config: RunConfig, model_bytes: float, label_pairs: int = 0) -> list[Work]:
     """The stages of `readqg run` in order; with `label_pairs`, labelling that many pairs stands first.
@@ -83,7 +88,7 @@ def work_of(corpus: Corpus, config: RunConfig, model_bytes: float, label_pairs: 
                            disk_bytes=queries * config.round_trip.top_k * _RUN_ROW_BYTES))
     if config.reranker.needs_ratio:
         stages.append(_ratio(corpus, config))
-    stages.append(_train(corpus, config, model_bytes))
+    stages.append(training(corpus, config, model_bytes))
     if corpus.queries:
         stages.append(_rank(corpus, config))
     return stages
@@ -108,14 +113,17 @@ def _queries_written(corpus: Corpus, config: RunConfig) -> int:
 
 
 def _label(corpus: Corpus, config: RunConfig, pairs: int) -> Work:
-    tokens = pairs * corpus.pair_tokens(config.rank.max_length)
+    tokens = pairs * corpus.pair_tokens(config.rank.max_length, corpus.query_tokens)
     return Work("label", pairs, "pairs", "pairs", scored=tokens, disk_bytes=pairs * _RUN_ROW_BYTES, shards=-(-pairs // _LABEL_ROWS))
 
 
 def _generate(corpus: Corpus, config: RunConfig) -> Work:
     documents, queries = written_for(corpus, config), _queries_written(corpus, config)
-    each = corpus.prompt_tokens + corpus.mean_tokens(config.generate.document_tokens) + corpus.written_tokens
-    return Work("generate", queries, "queries", "documents", generated=queries * each, disk_bytes=queries * _QUERY_ROW_BYTES,
+    # The samples of a document at one relevance share its reading.
+    prefixes = documents * len(config.generate.relevances)
+    read = prefixes * (corpus.prompt_tokens + corpus.mean_tokens(config.generate.document_tokens))
+    return Work("generate", queries, "queries", "documents", generated=read + queries * corpus.written_tokens,
+                disk_bytes=queries * _QUERY_ROW_BYTES,
                 shards=-(-documents // config.generate.shard_rows))
 
 
@@ -127,28 +135,33 @@ def _ratio(corpus: Corpus, config: RunConfig) -> Work:
                 disk_bytes=queries * _QUERY_ROW_BYTES, shards=-(-queries // config.ratio.shard_rows))
 
 
-def _train(corpus: Corpus, config: RunConfig, model_bytes: float) -> Work:
+def training(corpus: Corpus, config: RunConfig, model_bytes: float, taken: int | None = None) -> Work:
+    """The re-ranker's. `taken`: its steps, where they are known, for filters drop documents that cannot be foreseen."""
     settings = config.reranker
     documents = written_for(corpus, config)
     held_out = min(max(1, round(settings.held_out_share * documents)), settings.held_out_max)
     batch = min(settings.batch, max(2, documents - held_out))
-    steps = -(-(documents - held_out) // batch) * settings.epochs
+    steps = taken or -(-(documents - held_out) // batch) * settings.epochs
     validations = 1 + max(1, steps // config.train.validate_steps)
-    pair = corpus.pair_tokens(settings.max_length)
+    pair = corpus.pair_tokens(settings.max_length, corpus.written_tokens)
     two_queries = 2 * corpus.written_tokens + _SPECIAL_TOKENS
     negative = two_queries if settings.negative_pair == "query_query" else pair
-    # Eq. 5 searches k(i) among all other pairs without gradient; gradients run through the pairs chosen and that of Eq. 6.
-    searched = steps * (batch * batch - batch) * pair
+    # Eq. 5 searches k(i) among all other pairs without gradient, where no documents are mined; gradients run through the pairs chosen and
+    # that of Eq. 6.
+    passes = 0 if settings.mined else 1 if settings.search == "cached" else settings.epochs
+    searched = passes * steps / settings.epochs * (batch * batch - batch) * pair
+    chosen = steps * batch * (1 + (settings.mined or 1)) * pair
+    anchored = chosen if settings.w_anchor else 0.0  # the start's scores of the same pairs
     validated = validations * held_out * (CANDIDATES + 1) * pair
-    chosen = steps * batch * (2 * pair + (negative if settings.w_mr else 0))
-    disk = model_bytes * (1 + _ADAM_COPIES * config.train.keep_checkpoints)
-    return Work("train", steps, "steps", "documents", scored=searched + validated, trained=chosen, disk_bytes=disk)
+    disk = model_bytes * (1 + _CHECKPOINT_COPIES * (config.train.keep_checkpoints + 1))
+    return Work("train", steps, "steps", "documents", scored=searched + anchored + validated,
+                trained=chosen + (steps * batch * negative if settings.w_mr else 0), disk_bytes=disk)
 
 
 def _rank(corpus: Corpus, config: RunConfig) -> Work:
     queries = min(corpus.queries, config.max_queries or corpus.queries)
     pairs = 2 * queries * config.retrieve.top_k  # the start and the tuned model
-    return Work("rank", pairs, "pairs", "queries", scored=pairs * corpus.pair_tokens(config.rank.max_length),
+    return Work("rank", pairs, "pairs", "queries", scored=pairs * corpus.pair_tokens(config.rank.max_length, corpus.query_tokens),
                 disk_bytes=pairs * _RUN_ROW_BYTES, shards=2 * -(-queries // 16), models=2)
 
 

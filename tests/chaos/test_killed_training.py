@@ -48,7 +48,7 @@ def assert_same(broken: Path, whole: Path) -> None:
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 601))
 
 
-def test_a_killed_driver_costs_at_most_two_checkpoint_intervals_and_changes_nothing(tmp_path, capsys):
+def test_a_killed_driver_costs_at_most_one_checkpoint_interval_and_changes_nothing(tmp_path, capsys):
     args = command_line(tmp_path)
     whole = Command(args, tmp_path / "whole", tmp_path / "whole.log")
     assert whole.end() == 0, whole.said
@@ -63,7 +63,7 @@ def test_a_killed_driver_costs_at_most_two_checkpoint_intervals_and_changes_noth
         reached = steps(out)
         broken = Command(args, out, tmp_path / "broken.log")
         again = gone_on_from(broken, out, reached)
-        assert again < reached and reached - again <= 2 * EVERY, (again, reached, broken.said)
+        assert again < reached and reached - again <= EVERY, (again, reached, broken.said)
         with capsys.disabled():
             print(f"\ndriver killed at step {reached}, gone on from {again}: {reached - again} steps lost, a checkpoint every {EVERY}")
         broken.kill("driver", random.Random(0))
@@ -74,7 +74,7 @@ def test_a_killed_driver_costs_at_most_two_checkpoint_intervals_and_changes_noth
 
 
 @pytest.mark.cluster
-def test_a_lost_node_costs_at_most_two_checkpoint_intervals_and_changes_nothing(tmp_path, cluster, capsys):
+def test_a_lost_node_costs_at_most_one_checkpoint_interval_and_changes_nothing(tmp_path, cluster, capsys):
     args = [*command_line(tmp_path), "--compute.workers", "2", "--compute.ray-address", cluster.address]
     second = add_node(cluster)
     whole = Command(args, tmp_path / "whole", tmp_path / "whole.log")
@@ -93,5 +93,5 @@ def test_a_lost_node_costs_at_most_two_checkpoint_intervals_and_changes_nothing(
     with capsys.disabled():
         print(f"\nnode lost at step {reached}, gone on from {again}: {reached - again} steps lost, a checkpoint every {EVERY}")
     assert again < reached, "the log was seen to be cut back"
-    assert reached - again <= 2 * EVERY
+    assert reached - again <= EVERY
     assert_same(tmp_path / "broken", tmp_path / "whole")

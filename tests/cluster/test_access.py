@@ -107,6 +107,17 @@ def test_what_the_environment_says_of_tokens_stands(monkeypatch, name, value):
     assert "RAY_AUTH_TOKEN" not in os.environ
 
 
+@pytest.mark.usefixtures("no_token")
+def test_a_token_of_ones_own_is_sent_to_no_other_cluster(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")
+    monkeypatch.delenv("RAY_AUTH_TOKEN")  # so that it is put back
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    access.make_token_if_none()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64 and not access.sends_token()
+    with pytest.raises(ConfigError, match="no token"):
+        access.check_address("https://ray.example.org")
+
+
 @pytest.mark.parametrize("address", ["", "ftp://127.0.0.1", "http://", "file:///etc/passwd"])
 def test_what_is_no_address_is_said(address):
     with pytest.raises(ConfigError, match="is no address of a cluster"):

@@ -5,6 +5,7 @@ import os
 from collections import deque
 
 import pytest
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from readqg.config import Compute, TrainSettings
@@ -91,6 +92,14 @@ def test_a_checkpoint_without_the_marks_of_all_its_workers_is_not_gone_on_from(t
     assert checkpoints.newest(tmp_path) is None, "it is being written anew"
     checkpoints.keep_only(tmp_path, {"checkpoint-000000010"})
     assert [folder.name for folder in tmp_path.iterdir()] == ["checkpoint-000000010"]
+
+
+def test_a_second_driver_is_refused_while_the_first_trains(tmp_path):
+    out = tmp_path / "out"
+    state = out / "_train"
+    state.mkdir(mode=0o700, parents=True)
+    with FileLock(state / "lock"), pytest.raises(FolderError, match="another command is training into it"):
+        train.run(Line(), LineConfig(out=str(out)))
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_with_what_to_change(tmp_path):

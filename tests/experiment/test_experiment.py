@@ -2,6 +2,7 @@
 
 import json
 import os
+from xml.etree import ElementTree
 
 import pyarrow.parquet as pq
 import pytest
@@ -56,10 +57,15 @@ def test_cells_are_done_once_share_what_they_can_and_go_on(place, tmp_path, ray_
     assert len(rows) == 3 * 5 * 7  # cells, systems, queries (one of them without a result)
     by = {(row["recipe"], row["system"], row["query_id"]): row["ndcg"] for row in rows}
     assert all(by["start", "recipe", q] == by["start", "start", q] for _, _, q in by)
+    costs = {(row["recipe"], row["system"]): (row["seconds"], row["parameters"], row["flops"]) for row in rows}
+    seconds, parameters, flops = costs["half", "recipe-fused"]
+    assert seconds > 0 and parameters > 0 and flops > 0 and costs["half", "start"] == costs["half", "bm25"] == (None, None, None)
     page = (out / "tables.html").read_text()
     assert "A &lt;small&gt; matrix" in page and "<script" not in page
     text = (out / "tables.md").read_text()
     assert "[paper 12.3]" in text and text.count("| half |") == 2 and "3 of 3 cells" in text
+    assert "fp32, torch" in text and "(3 cells)" in text and "(differences-fused.svg)" in text
+    ElementTree.fromstring((out / "differences.svg").read_text())
     facts = json.loads((out / "cells/small/half/0/facts.json").read_text())
     assert facts["seconds"]["train"] > 0 and facts["guard"]["use"] in ("start", "tuned")
 
@@ -97,7 +103,8 @@ def test_every_switch_at_once_and_the_baseline(place, tmp_path, ray_here):  # no
     assert json.loads((folders["reranker"] / "readqg.json").read_text())["fusion_weight"] >= 0
     facts = json.loads((out / "cells/small/all/0/facts.json").read_text())
     assert {"coverage", "select", "round-trip", "ratio", "train"} <= facts["seconds"].keys()
-    assert json.loads((out / "cells/small/mined/0/facts.json").read_text())["guard"]["use"] in ("start", "tuned")
+    mined = json.loads((out / "cells/small/mined/0/facts.json").read_text())
+    assert mined["guard"]["use"] in ("start", "tuned") and mined["operations"] is None and facts["operations"]["flops"] > 0
     made = inodes(out)
     assert api.experiment(ExperimentConfig(file=str(tmp_path / "matrix.yaml"), out=str(out)))["done"] == 2 and inodes(out) == made
 

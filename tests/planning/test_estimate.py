@@ -25,11 +25,32 @@ def stage(name, facts=None, config=None, **kwargs):
     return found[name]
 
 
-def test_generation_reads_every_document_once_a_query():
+def test_generation_reads_every_document_once_a_relevance():
     config = make(RunConfig, {"generate": {"document_tokens": 200, "relevances": (1.0, 0.0), "samples": 3}})
     work = stage("generate", config=config)
     assert work.units == 1000 * 2 * 3
-    assert work.generated == pytest.approx(6000 * (15 + (100 + 200) / 2 + 12))
+    assert work.generated == pytest.approx(2000 * (15 + (100 + 200) / 2) + 6000 * 12), "the samples share a reading"
+
+
+def test_flops_are_two_a_parameter_and_token_forward_and_six_forward_and_back():
+    work = Work("any", 1, "unit", "units", generated=10, scored=20, trained=30)
+    assert work.flops(generator_parameters=100, scorer_parameters=7) == 2 * (10 * 100 + 20 * 7) + 6 * 30 * 7
+
+
+def test_with_mined_documents_there_is_no_search_and_a_gradient_through_each():
+    facts = corpus(documents=80, lengths=(50,))
+    searched, mined = (stage("train", facts, make(RunConfig, {"reranker": {"w_mr": 0, "mined": n, "round_trip": 10 if n else None}}))
+                       for n in (0, 4))
+    assert mined.trained / searched.trained == pytest.approx(5 / 2)
+    assert searched.scored - mined.scored == pytest.approx(searched.units * (8 * 8 - 8) * (50 + 12 + 3))
+
+
+@pytest.mark.parametrize(("settings", "scored", "trained"), [({"search": "cached"}, -0.5, 0), ({"w_anchor": 1.0}, 16 / 56, 0)])
+def test_a_cached_search_is_one_epoch_s_and_an_anchor_scores_the_chosen_pairs_once_more(settings, scored, trained):
+    plain, other = (stage("train", corpus(documents=80), make(RunConfig, {"reranker": {"epochs": 2, **own}})) for own in ({}, settings))
+    searched = plain.units * 56 * corpus().pair_tokens(RunConfig().reranker.max_length, 12)
+    assert other.scored - plain.scored == pytest.approx(scored * searched)
+    assert other.trained - plain.trained == trained
 
 
 def test_a_subset_of_the_documents_bounds_generation_and_training_but_not_the_import():
@@ -42,7 +63,7 @@ def test_a_subset_of_the_documents_bounds_generation_and_training_but_not_the_im
 def test_a_step_scores_all_other_pairs_and_trains_on_the_chosen_ones():
     settings = {"batch": 8, "epochs": 1, "held_out_max": 1, "max_length": 512}
     work = stage("train", corpus(documents=9), make(RunConfig, {"reranker": settings}))
-    pair = corpus().pair_tokens(512)
+    pair = corpus().pair_tokens(512, 12)
     assert work.units == 1
     assert work.trained == pytest.approx(8 * (2 * pair + 2 * 12 + 3))
     assert work.scored == pytest.approx(56 * pair + 2 * 1 * 21 * pair)
