@@ -19,6 +19,7 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 import yaml
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -248,12 +249,27 @@ def _parse(name: str, cls: type[config.Settings], shared: argparse.Namespace, re
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except SystemExit as stop:
-        sys.stderr.write(errors.getvalue())
+        said = _of_values(name, stop) or errors.getvalue()
+        sys.stderr.write(said)
         if not stop.code:
             raise
-        raise _WrongFlags(" ".join(re.sub(r"[╭╮╰╯│─]", " ", errors.getvalue()).split())) from None
+        raise _WrongFlags(" ".join(re.sub(r"[╭╮╰╯│─]", " ", said).split())) from None
     # tyro fills in the fields of a config made without validation, so it is made anew.
     return config.make(cls, parsed.model_dump())
+
+
+def _of_values(name: str, stop: BaseException) -> str:
+    """Which flags have values that are not allowed, where that is why tyro stopped; else "". It knows in which group of fields it was."""
+    group, error = "", stop.__context__
+    while error is not None and not isinstance(error, ValidationError):
+        where = getattr(error, "arg", "")
+        group, error = where if isinstance(where, str) and where else group, error.__context__
+    lines = []
+    for found in error.errors() if error else ():
+        field = ".".join(map(str, (*filter(None, group.split(".")), *found["loc"]))).replace("_", "-")
+        value = f"; found {found['input']!r}" if found["loc"] else ""  # else it is all fields together that do not fit
+        lines.append(f"readqg {name}: {f'--{field}: ' if field else ''}{found['msg'].removeprefix('Value error, ')}{value}\n")
+    return "".join(lines)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from rich.table import Table
 from readqg import config as c
 from readqg.clock import Clock
 from readqg.engine import cluster
+from readqg.errors import InputError
 from readqg.growing import Round, grow
 from readqg.places import Place, place_of
 from readqg.progress import duration
@@ -45,6 +46,9 @@ def run(config: c.RunConfig) -> dict[str, Any]:
     clock = Clock(out / "_seconds.json")
     with clock.stage("import"):
         imported = steps.import_corpus()
+    if (usable := imported["documents"]) < c.FEWEST_DOCUMENTS:
+        raise InputError(f"{config.corpus} has {usable} usable documents; training needs {c.FEWEST_DOCUMENTS} or more (two in a batch, and "
+                         "one held out).")
     searched = (out / "corpus" / "queries").is_dir()
     quality = None
     weights: dict[str, float] = {}

@@ -177,3 +177,14 @@ def test_ctrl_c_is_code_130_and_with_json_one_line(capsys, monkeypatch):
     code, out, err = run(capsys, "verify", "x", "--json")
     assert code == 130 and "goes on from there" in err
     assert json.loads(out)["exit_code"] == 130
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    (["--max-documents", "1"], "readqg run: --max-documents: Input should be greater than or equal to 3; found 1"),
+    (["--generate.temperature", "-1"], "readqg run: --generate.temperature: Input should be greater than 0; found -1.0"),
+    (["--sampling", "coverage"], "readqg run: sampling: coverage needs max_documents, the number of documents that queries are written for"),
+])
+def test_a_value_that_is_not_allowed_is_said_in_one_line_with_its_flag(capsys, flags, said):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", "--corpus", "x", "--out", "y", *flags])
+    assert stop.value.code == 2 and capsys.readouterr().err == said + "\n"

@@ -96,6 +96,13 @@ def test_a_backbone_without_prompts_says_how_to_train_them(tmp_path, capsys):
     assert "readqg train-generator --pairs pairs --backbone google/flan-t5-base" in capsys.readouterr().err
 
 
+def test_too_few_documents_are_said_before_anything_is_written_for_them(place, tmp_path, capsys):
+    (tmp_path / "two.jsonl").write_text('{"_id": "a", "text": "wing"}\n{"_id": "b", "text": "flow"}\n')
+    assert run(place, tmp_path / "out", "--corpus", str(tmp_path / "two.jsonl")) == 1
+    assert "two.jsonl has 2 usable documents; training needs 3 or more" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "queries").exists()
+
+
 def test_other_tools_open_a_folder_as_it_is(out):
     import duckdb
     import pandas

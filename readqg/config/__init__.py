@@ -79,6 +79,7 @@ from readqg.config.stages import (
     SelectConfig,
 )
 from readqg.config.training import (
+    FEWEST_DOCUMENTS,
     FewShotConfig,
     GeneratorSettings,
     RerankerSettings,
@@ -88,6 +89,7 @@ from readqg.config.training import (
 )
 
 __all__ = [
+    "FEWEST_DOCUMENTS",
     "FLAN_T5",
     "MINILM_ENCODER",
     "MINILM_L6",

@@ -19,7 +19,7 @@ from readqg.config.stages import (
     RetrieveSettings,
     RoundTripSettings,
 )
-from readqg.config.training import RerankerSettings, TrainSettings
+from readqg.config.training import FEWEST_DOCUMENTS, RerankerSettings, TrainSettings
 
 
 class VerifyConfig(Settings):
@@ -100,7 +100,7 @@ class RunConfig(Settings):
     """None: the one named in the prompts folder."""
     start: Location = MINILM_L12
     """The cross-encoder to adapt, and to compare with."""
-    max_documents: int | None = Field(None, ge=1)
+    max_documents: int | None = Field(None, ge=FEWEST_DOCUMENTS)
     """Documents that queries are written for (the whole corpus is always searched)."""
     until_no_gain: bool = False
     """Double `max_documents` (from 128 where it is not set) until held-out documents gain no more by it. A model is trained for every

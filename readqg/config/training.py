@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from readqg.config.base import Location, OptionalLocation, Settings, placement
 from readqg.config.machine import FLAN_T5, MINILM_L6, SMOLLM2, Compute
 
+FEWEST_DOCUMENTS = 3
+"""That a re-ranker is trained with: two, for Eq. 5 needs another document in the batch, and one held out."""
+
 
 class GeneratorSettings(Settings):
     """Section 2."""

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from readqg.config import RerankerSettings
+from readqg.config import FEWEST_DOCUMENTS, RerankerSettings
 from readqg.errors import InputError
 from readqg.random_rows import RandomRows, in_order
 from readqg.shards import InputFolder, stable_hash
@@ -39,7 +39,6 @@ _COUNTED = {
 Negative = Literal["generated", "other_document", "second_positive"]
 OF_ITS_OWN: tuple[Negative, ...] = ("generated", "second_positive")
 """Negatives that a document has or lacks itself."""
-_FEWEST_TRAINED = 2  # Eq. 5 needs another document in the batch
 
 
 @dataclass(frozen=True)
@@ -113,14 +112,14 @@ class Examples:
         positive was asked at another relevance than 1 is never held out. `counts`: what `read_examples` left out, for the error.
 
         Raises `InputError` where that leaves fewer than two documents to train on, or none to hold out."""
-        number = min(max(1, round(share * len(self))), most, len(self) - _FEWEST_TRAINED)
+        number = min(max(1, round(share * len(self))), most, len(self) - FEWEST_DOCUMENTS + 1)
         hashed = ((stable_hash(row["doc_id"]), row["doc_id"], i)
                   for i, row in self._first_positives("doc_id", "relevance") if row["relevance"] == 1)
         first = heapq.nsmallest(max(1, number), hashed)
-        if len(self) <= _FEWEST_TRAINED or not first:
+        if len(self) < FEWEST_DOCUMENTS or not first:
             few, said = "" if first else ", none of them at relevance 1", left_out(counts or {})
             advice = f"Left out: {said}. Loosen the settings named there, or generate" if said else "Generate"
-            raise InputError(f"{len(self)} documents have usable queries{few}; training needs {_FEWEST_TRAINED + 1} or more (two in a "
+            raise InputError(f"{len(self)} documents have usable queries{few}; training needs {FEWEST_DOCUMENTS} or more (two in a "
                              f"batch and one, at relevance 1, held out). {advice} queries for more documents.")
         held_out = np.sort([i for _, _, i in first])
         return self.only(np.setdiff1d(np.arange(len(self)), held_out)), self.only(held_out)

@@ -32,7 +32,6 @@ from readqg.tokenizing import PairTokenizer
 from readqg.tuning.loop import train
 from readqg.tuning.search import Rung, Search, Values, rung_steps
 
-_FEWEST_TRAINED = 3
 _OWN_HELD_OUT = 1e-9  # of the trained documents the stage holds out one at least; it has no part in the score
 
 
@@ -51,8 +50,8 @@ class PipelineSearch(Search):
         self._folder = open_input(config.documents, ("doc_id", "title", "text"))
         ids = subset(self._folder.read(columns=["doc_id"])["doc_id"].to_pylist(), config.max_documents)
         most = min(max(1, round(config.reranker.held_out_share * len(ids))), config.reranker.held_out_max)
-        if len(ids) - most < _FEWEST_TRAINED:
-            raise InputError(f"{config.documents}: {len(ids)} documents leave fewer than {_FEWEST_TRAINED} to train on. Give more.")
+        if len(ids) - most < c.FEWEST_DOCUMENTS:
+            raise InputError(f"{config.documents}: {len(ids)} documents leave fewer than {c.FEWEST_DOCUMENTS} to train on. Give more.")
         self._held_out = set(subset(ids, most))
         self._trained = set(ids) - self._held_out
         self._out = Path(config.out).absolute()
