@@ -2,7 +2,8 @@
 
 Words are those of `readqg.words`. `multifield` keeps an index for titles and one for texts, each with statistics of its own
 over the documents that have the field, and adds the two scores; `flat` indexes title and text together. Of a corpus memory
-holds 4 bytes a word while indexing and 8 a distinct word of a document after, the ids, and the vocabulary.
+holds 4 bytes a word while indexing and 8 a distinct word of a document after, the ids, and the vocabulary; where the queries are known
+beforehand (`bm25_run`), only their words count there.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def bm25_run(
     "flat". `drop_self` removes from a query's ranking the document with the query's own id. Raises `InputError` for no
     documents, a duplicate or missing doc_id, `ConfigError` for a setting out of range."""
     settings = make(RetrieveSettings, {"top_k": top_k, "fields": fields, "drop_self": drop_self, "k1": k1, "b": b})
-    index = Bm25(documents, settings)
+    index = Bm25(documents, settings, queries.values())
     index.warn_of_own_ids(queries)
     return {query_id: dict(index.search(query_id, text)) for query_id, text in queries.items()}
 
@@ -50,10 +51,12 @@ def bm25_run(
 class Bm25:
     """An index in memory."""
 
-    def __init__(self, documents: Iterable[Mapping[str, str]], settings: RetrieveSettings) -> None:
+    def __init__(self, documents: Iterable[Mapping[str, str]], settings: RetrieveSettings, only: Iterable[str] | None = None) -> None:
+        """`only`: all texts that will ever be asked for. The index then holds their words alone, and scores them as it would with all."""
         self._settings = settings
         self._tokenizer = tokenizer()
-        fields = [_Tokens() for _ in range(1 if settings.fields == "flat" else 2)]
+        wanted = None if only is None else {word for words in self._tokenizer.streaming_tokenize(only, allow_empty=False) for word in words}
+        fields = [_Tokens(wanted) for _ in range(1 if settings.fields == "flat" else 2)]
         ids: list[str] = []
         # Fields alternate in one stream: one pass over the documents, one vocabulary, so that a word known to either index
         # has a column in both.
@@ -121,22 +124,30 @@ class Bm25:
 class _Tokens:
     """Token ids of a field, document by document, in flat arrays: bm25s asks no more than a length and an iterator, and lists
     of lists would take several times the room. Documents without a token are left out, as Lucene leaves them out of the
-    field's statistics; `rows` says which are there."""
+    field's statistics; `rows` says which are there. Of those that are not `wanted` only the number is kept: they make a document
+    long, and that is all that BM25 asks of them. One of them stands for all."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: set[int] | None) -> None:
         self.rows, self._flat, self._bounds = array("i"), array("i"), array("q", [0])
+        self._wanted, self._others, self._other = wanted, array("i"), -1
 
     def add(self, row: int, ids: list[int]) -> None:
-        if ids:
-            self.rows.append(row)
-            self._flat.extend(ids)
-            self._bounds.append(len(self._flat))
+        if not ids:
+            return
+        kept = ids if self._wanted is None else [word for word in ids if word in self._wanted]
+        if len(kept) < len(ids) and self._other < 0:
+            self._other = next(word for word in ids if word not in kept)
+        self.rows.append(row)
+        self._flat.extend(kept)
+        self._bounds.append(len(self._flat))
+        self._others.append(len(ids) - len(kept))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (self._flat[start:stop].tolist() for start, stop in pairwise(self._bounds))
+        return (self._flat[start:stop].tolist() + [self._other] * others
+                for (start, stop), others in zip(pairwise(self._bounds), self._others, strict=True))
 
 
 class RetrieveStage(ShardStage):
@@ -183,7 +194,7 @@ class RetrieveStage(ShardStage):
         return self._queries.slice(index * self._config.shard_queries, self._config.shard_queries)
 
     def load(self) -> None:
-        self._index = Bm25(self._documents, self._config)
+        self._index = Bm25(self._documents, self._config, self._queries["text"].to_pylist())
         self._index.warn_of_own_ids(self.query_ids)
 
     def compute(self, table: pa.Table) -> pa.Table:

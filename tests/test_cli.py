@@ -110,7 +110,7 @@ def test_an_error_is_one_message_and_with_json_one_line(capsys, tmp_path):
 @pytest.mark.parametrize("argv, named", [
     (["trian"], "trian"), (["generate", "--documents", "x"], "--out"),
     (["generate", "--documents", "x", "--out", "y", "--top-kk", "3"], "--top-kk"),
-    (["generate", "--documents", "x", "--out", "y", "--top-k", "0"], "top_k"), (["generate", "--config", "absent.yaml"], "absent.yaml"),
+    (["generate", "--documents", "x", "--out", "y", "--top-k", "0"], "--top-k"), (["generate", "--config", "absent.yaml"], "absent.yaml"),
 ])
 def test_what_cannot_be_understood_is_code_2_and_with_json_one_line(capsys, argv, named):
     code, out, err = run(capsys, *argv, "--json")
@@ -182,7 +182,8 @@ def test_ctrl_c_is_code_130_and_with_json_one_line(capsys, monkeypatch):
 @pytest.mark.parametrize(("flags", "said"), [
     (["--max-documents", "1"], "readqg run: --max-documents: Input should be greater than or equal to 3; found 1"),
     (["--generate.temperature", "-1"], "readqg run: --generate.temperature: Input should be greater than 0; found -1.0"),
-    (["--sampling", "coverage"], "readqg run: sampling: coverage needs max_documents, the number of documents that queries are written for"),
+    (["--sampling", "coverage"],
+     "readqg run: sampling: coverage needs max_documents, the number of documents that queries are written for"),
 ])
 def test_a_value_that_is_not_allowed_is_said_in_one_line_with_its_flag(capsys, flags, said):
     with pytest.raises(SystemExit) as stop:

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from readqg.config import RetrieveConfig, identity
+from readqg.config import RetrieveConfig, RetrieveSettings, identity
 from readqg.corpus import Documents, read_judgments, read_texts
 from readqg.errors import ConfigError, InputError
 from readqg.evaluation.metrics import evaluate
 from readqg.local import run_here
-from readqg.retrieval import RetrieveStage, bm25_run
+from readqg.retrieval import Bm25, RetrieveStage, bm25_run
 from readqg.runs import read_run, read_trec, write_trec_beside
 from readqg.shards import OutputFolder, stable_hash, verify
 
@@ -63,6 +63,16 @@ def test_scores_are_lucenes_formula_field_by_field(texts, query, k1, b):
         found = bm25_run(documents, {"q": query}, fields=fields, k1=k1, b=b)["q"]
         assert found == pytest.approx({f"d{i}": score for i, score in enumerate(expected) if score}, rel=1e-5)
         assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=7), st.lists(WORDS, max_size=3))
+def test_an_index_of_the_words_that_are_asked_for_scores_as_one_of_all(texts, queries):
+    documents = [doc(f"d{i}", text, title) for i, (title, text) in enumerate(texts)]
+    for fields in ("multifield", "flat"):
+        chosen = RetrieveSettings(fields=fields)
+        whole, part = Bm25(documents, chosen), Bm25(documents, chosen, queries)
+        assert all(part.search("q", query) == whole.search("q", query) for query in queries)
 
 
 @settings(deadline=None)
