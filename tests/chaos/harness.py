@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from readqg.places import Place
 from readqg.shards import verify
 from readqg.shards.attempts import process_start
 
@@ -33,7 +34,7 @@ _POLL_S = 0.1
 class Command:
     """`readqg ARGS --out OUT`, running."""
 
-    def __init__(self, args: list[str], out: Path, log: Path) -> None:
+    def __init__(self, args: list[str], out: Place, log: Path) -> None:
         self.out, self.log = out, log
         self._seen: dict[int, str | None] = {}
         with log.open("w") as file:
@@ -152,9 +153,9 @@ def add_node(cluster: Any) -> Any:
     return cluster.add_node(num_cpus=2, object_store_memory=100 << 20)
 
 
-def parts(out: Path) -> dict[str, bytes]:
+def parts(out: Place) -> dict[str, bytes]:
     """Relative name -> bytes of every part in a folder and the folders in it."""
-    return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("part-*.parquet"))}
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("part-*.parquet")}
 
 
 def undisturbed(args: list[str], out: Path) -> dict[str, bytes]:
@@ -177,7 +178,7 @@ class Tally:
     different: int = 0
     damaged: list[str] = field(default_factory=list)
 
-    def compare(self, expected: dict[str, bytes], out: Path) -> None:
+    def compare(self, expected: dict[str, bytes], out: Place) -> None:
         """`out` is finished: every expected part is there, once, with the expected bytes."""
         found = parts(out)
         self.folders += 1
@@ -186,25 +187,32 @@ class Tally:
         self.different += sum(found[name] != content for name, content in expected.items() if name in found)
         self.damaged += [line for folder in out.rglob("_SUCCESS") for line in verify(folder.parent)]
 
+    def said(self, expected: int) -> str:
+        """In a line; `expected`: parts of a folder."""
+        return (f"{sum(self.kills.values())} kills {dict(self.kills)}, {self.commands} commands, {self.folders} folders of {expected} "
+                f"parts: lost {self.lost}, doubled {self.doubled}, different {self.different}")
+
     def clean(self) -> bool:
         return not (self.lost or self.doubled or self.different or self.damaged)
 
 
-def disturbed(args: list[str], expected: dict[str, bytes], root: Path, kills: int, draw: random.Random, tally: Tally) -> None:
-    """Give the command again and again until `kills` SIGKILLs have hit it and every folder that was begun is finished and
+def disturbed(
+    args: list[str], expected: dict[str, bytes], root: Place, logs: Path, kills: int, draw: random.Random, tally: Tally,
+) -> None:
+    """Give the command again and again until `kills` SIGKILLs have hit it and every folder that was begun, in `root`, is finished and
     compared. Which process, and when, comes from `draw`."""
     target, commands = sum(tally.kills.values()) + kills, []
     while sum(tally.kills.values()) < target:
-        out = root / f"out-{tally.folders}"
+        out, log = root / f"out-{tally.folders}", logs / f"out-{tally.folders}.log"
         while True:
             before = sum(tally.kills.values())
-            command = Command(args, out, out.with_suffix(".log"))
+            command = Command(args, out, log)
             commands.append(command)
             _kill_at_moments(command, draw, tally, target, len(expected))
             if command.end() == 0:
                 break
             if sum(tally.kills.values()) == before:
-                raise AssertionError(f"failed though nothing was killed:\n{out.with_suffix('.log').read_text()}")
+                raise AssertionError(f"failed though nothing was killed:\n{log.read_text()}")
         tally.compare(expected, out)
     for command in commands:
         command.leave_nothing()
@@ -240,7 +248,7 @@ def _moments(command: Command, draw: random.Random, total: int) -> Iterator[str]
         yield "at work"
 
 
-def _count(out: Path) -> int:
+def _count(out: Place) -> int:
     return sum(1 for _ in out.rglob("part-*.parquet"))
 
 

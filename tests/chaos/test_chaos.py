@@ -20,8 +20,7 @@ def test_kills_lose_nothing_double_nothing_and_change_nothing(name, tmp_path, re
     args = WORKS[name](write_corpus(tmp_path))
     expected = undisturbed(args, tmp_path / "undisturbed")
     tally = Tally()
-    disturbed(args, expected, tmp_path, kills, random.Random(f"{request.config.getoption('chaos_seed')} {name}"), tally)
+    disturbed(args, expected, tmp_path, tmp_path, kills, random.Random(f"{request.config.getoption('chaos_seed')} {name}"), tally)
     with capsys.disabled():
-        print(f"\n{name}: {sum(tally.kills.values())} kills {dict(tally.kills)}, {tally.commands} commands, {tally.folders} folders of "
-              f"{len(expected)} parts: lost {tally.lost}, doubled {tally.doubled}, different {tally.different}")
+        print(f"\n{name}: {tally.said(len(expected))}")
     assert tally.clean(), tally
