@@ -204,3 +204,11 @@ def test_two_that_write_one_small_file_do_not_share_what_they_write_to(tmp_path)
         third.write_text("th")
         raise ValueError
     assert [p.name for p in tmp_path.iterdir()] == ["values.json"]
+
+
+def test_a_folder_of_folders_says_which_it_holds(tmp_path):
+    for name in ("queries", "documents"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "_SUCCESS").write_text("{}")
+    with pytest.raises(InputError, match=r"holds some: documents, queries\. Give the one that is meant: .*/documents$"):
+        open_input(tmp_path)

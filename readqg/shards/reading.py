@@ -83,6 +83,11 @@ def open_input(path: str | Place, columns: tuple[str, ...] = ()) -> InputFolder:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder. Give the output folder of an earlier stage.")
     if not (path / "_SUCCESS").exists():
+        inner = sorted(folder.name for folder in path.iterdir() if (folder / "_SUCCESS").exists())
+        if inner:
+            raise InputError(
+                f"{path} is no stage's folder, but holds some: {', '.join(inner)}. Give the one that is meant: {path / inner[0]}"
+            )
         raise InputError(
             f"{path} has no _SUCCESS: the stage that makes it has not finished. Give its command again, then this one."
         )
