@@ -56,11 +56,13 @@ def threads_of(compute: Compute) -> int:
 
 
 def machine(compute: Compute) -> dict[str, Any]:
-    """What a model worker like this process computes with: `processor`, and the GPU beside it; `threads`; `precision`; versions. Where all
-    of it is the same, figures come out the same. Of a cluster's workers, which may have what its driver has not, it says nothing."""
+    """What a model worker like this process computes with: `processor`, and the GPU beside it; `workers`; `threads` of each;
+    `precision`; versions. Where all of it is the same, figures come out the same. Of a cluster's workers, which may have what its
+    driver has not, it says nothing."""
     device, dtype = device_and_dtype(compute)
     names = [processor(), *([torch.cuda.get_device_name()] if device.type == "cuda" else [])]
-    return {"processor": " + ".join(names), "threads": threads_of(compute), "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
+    return {"processor": " + ".join(names), "workers": compute.workers, "threads": threads_of(compute),
+            "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
             "torch": torch.__version__, "transformers": transformers.__version__}
 
 

@@ -206,9 +206,9 @@ def test_two_that_write_one_small_file_do_not_share_what_they_write_to(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["values.json"]
 
 
-def test_a_folder_of_folders_says_which_it_holds(tmp_path):
+def test_a_corpus_given_for_one_of_its_folders_says_which_it_holds(tmp_path):
     for name in ("queries", "documents"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "_SUCCESS").write_text("{}")
-    with pytest.raises(InputError, match=r"holds some: documents, queries\. Give the one that is meant: .*/documents$"):
+    with pytest.raises(InputError, match=r"is a corpus: documents, queries\. Give the folder in it that is meant, such as .*/documents$"):
         open_input(tmp_path)

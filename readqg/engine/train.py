@@ -6,6 +6,7 @@ only the run's own folder, OUT/_train (mode 0700), is ever loaded, and it is rem
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -33,6 +34,7 @@ log = logging.getLogger("readqg")
 
 _STATE = "_train"
 _MAX_FAILURES = 3
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 # glibc gives large tensors back to the system as they are freed, and gets them again page by page: on a CPU, a twentieth of a step. In
 # one arena that keeps what it has it need not. Only in training: other processes should not keep their peaks. Other libraries of C than
 # glibc do not read these.
@@ -53,6 +55,9 @@ def run(stage: TrainStage, config: Any) -> dict[str, Any]:
     tracking.check(config.train.trackers)
     _make_private(state)
     with _alone(state):
+        if folder.done:  # by another command, just now
+            shutil.rmtree(state, ignore_errors=True)
+            return folder.success()
         return _trained(stage, config, folder, state)
 
 
@@ -104,12 +109,14 @@ def _make_private(state: Path) -> None:
 @contextmanager
 def _alone(state: Path) -> Iterator[None]:
     """Two drivers would write, and clear away, each other's checkpoints. The system lets go of the lock of one that is killed."""
-    lock = FileLock(state / "lock", timeout=0)
+    lock = FileLock(state / "lock", timeout=0, fallback_to_soft=False)  # a soft one would outlast its driver
     try:
         lock.acquire()
     except Timeout:
         raise FolderError(f"{state.parent}: another command is training into it. Wait for it, stop it, or give another --out.") from None
-    except NotImplementedError:  # some file systems that are shared have no locks
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise FolderError(f"{state} cannot be locked: {error}") from error
         log.warning("%s is on a file system without locks: no second command may train into it meanwhile", state)
     try:
         yield

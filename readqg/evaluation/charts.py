@@ -125,7 +125,8 @@ def bars(rows: Sequence[tuple[str, float, str]], alt: str) -> Markup:
 
 def standalone(chart: Markup) -> str:
     """A chart as an SVG file, with colours of its own for light and dark."""
-    return chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f"><style>{_COLOURS}</style>", 1)
+    head, end, body = str(chart).partition(">")
+    return head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ') + end + f"<style>{_COLOURS}</style>" + body
 
 
 def outline(values: Sequence[float], edges: np.ndarray) -> tuple[list[float], list[float]]:

@@ -36,6 +36,6 @@ def operations(config: RunConfig, corpus: Place, steps: int) -> dict[str, float]
     folder, queries of 16 tokens, and the `steps` that the re-ranker was trained for."""
     sizes = calibrate(config, str(corpus), measure=False)
     work = [work for work in work_of(sizes.corpus, config, sizes.scorer_bytes) if work.stage in ("generate", "ratio")]
-    work.append(training(sizes.corpus, config, sizes.scorer_bytes, steps))
+    work.append(training(sizes.corpus, config, sizes.scorer_bytes, steps * config.train.accumulation))
     return {"parameters": sizes.scorer_bytes // 4,
             "flops": sum(stage.flops(sizes.generator_parameters, sizes.scorer_parameters) for stage in work)}

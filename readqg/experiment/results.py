@@ -78,7 +78,7 @@ def _chart(title: str, lines: Sequence[dict[str, Any]]) -> Markup | None:
 
 
 def _machines(facts: dict[str, dict[str, Any]]) -> list[tuple[str, int]]:
-    """What the cells were made on, and how many on each."""
+    """What the cells were ended on, and how many on each; what they share may have been made elsewhere before."""
     names = ("{processor}, {threads} threads, {precision}, torch {torch}".format(**found["machine"]) for found in facts.values())
     return Counter(names).most_common()
 

@@ -56,10 +56,10 @@ def calibrate(config: RunConfig, corpus: str, measure: bool = True) -> Calibrati
     queries = _queries(corpus)
     prompts = SoftPrompt.load(config.prompts or sample.prompts_folder())
     backbone = config.backbone or prompts.facts.base_model
-    device, dtype = devices.device_and_dtype(config.compute)
+    device, dtype = devices.device_and_dtype(config.compute) if measure else (torch.device("cpu"), torch.float32)
     devices.set_threads(config.compute)
     began = time.monotonic()
-    generator = Generator(Backbone.load(backbone, device, dtype), prompts).eval()
+    generator = Generator(Backbone.load(backbone, device if measure else "meta", dtype), prompts).eval()
     scorer = CrossEncoderScorer(models.resolve(config.start), config.rank.max_length, config.rank.batch_tokens, device, dtype)
     load_s = (time.monotonic() - began) / 2
     ids = [generator.document_ids(text, 1_000_000) for text in texts]

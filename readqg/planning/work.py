@@ -136,11 +136,11 @@ def _ratio(corpus: Corpus, config: RunConfig) -> Work:
 
 
 def training(corpus: Corpus, config: RunConfig, model_bytes: float, taken: int | None = None) -> Work:
-    """The re-ranker's. `taken`: its steps, where they are known, for filters drop documents that cannot be foreseen."""
+    """The re-ranker's. `taken`: its batches, where they are known, for filters drop documents that cannot be foreseen."""
     settings = config.reranker
     documents = written_for(corpus, config)
     held_out = min(max(1, round(settings.held_out_share * documents)), settings.held_out_max)
-    batch = min(settings.batch, max(2, documents - held_out))
+    batch = min(settings.batch - settings.replayed, max(2, documents - held_out))
     steps = taken or -(-(documents - held_out) // batch) * settings.epochs
     validations = 1 + max(1, steps // config.train.validate_steps)
     pair = corpus.pair_tokens(settings.max_length, corpus.written_tokens)
@@ -150,7 +150,7 @@ def training(corpus: Corpus, config: RunConfig, model_bytes: float, taken: int |
     # that of Eq. 6.
     passes = 0 if settings.mined else 1 if settings.search == "cached" else settings.epochs
     searched = passes * steps / settings.epochs * (batch * batch - batch) * pair
-    chosen = steps * batch * (1 + (settings.mined or 1)) * pair
+    chosen = steps * (batch + settings.replayed) * (1 + (settings.mined or 1)) * pair
     anchored = chosen if settings.w_anchor else 0.0  # the start's scores of the same pairs
     validated = validations * held_out * (CANDIDATES + 1) * pair
     disk = model_bytes * (1 + _CHECKPOINT_COPIES * (config.train.keep_checkpoints + 1))

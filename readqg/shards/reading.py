@@ -75,6 +75,9 @@ def _read_part(path: Place, columns: list[str] | None = None) -> pa.Table:
         raise FolderError(f"{path} cannot be read: {error}. {again}") from error
 
 
+_STAGES_OF_A_CORPUS = ("documents", "queries", "judgments")
+
+
 def open_input(path: str | Place, columns: tuple[str, ...] = ()) -> InputFolder:
     """Open a finished folder of Parquet parts.
 
@@ -83,11 +86,9 @@ def open_input(path: str | Place, columns: tuple[str, ...] = ()) -> InputFolder:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder. Give the output folder of an earlier stage.")
     if not (path / "_SUCCESS").exists():
-        inner = sorted(folder.name for folder in path.iterdir() if (folder / "_SUCCESS").exists())
+        inner = [name for name in _STAGES_OF_A_CORPUS if (path / name / "_SUCCESS").exists()]
         if inner:
-            raise InputError(
-                f"{path} is no stage's folder, but holds some: {', '.join(inner)}. Give the one that is meant: {path / inner[0]}"
-            )
+            raise InputError(f"{path} is a corpus: {', '.join(inner)}. Give the folder in it that is meant, such as {path / inner[0]}")
         raise InputError(
             f"{path} has no _SUCCESS: the stage that makes it has not finished. Give its command again, then this one."
         )

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.ratio_grades readqg/sample/prompts ../shared/data/msmarco-v1-dl --year dl19
 
-Of each query as many passages of every grade, drawn by a fixed seed. Spearman and the area under the curve (grades 2 and 3 against 0 and
-1) are means over the queries, with standard errors.
+Of each query up to `--each` passages of every grade, drawn by a fixed seed. Spearman and the area under the curve (grades 2 and 3 against 0
+and 1) are means over the queries that have both sides, with standard errors.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
         relevant = [grade >= 2 for grade in grades]
         if 0 < sum(relevant) < len(relevant):
             areas.append(roc_auc_score(relevant, ratios))
-    print(f"{args.prompts}, {args.year}: {len(rhos)} queries, {pairs} pairs; Spearman {_said(rhos)}; area under the curve {_said(areas)}")
+    print(f"{args.prompts}, {args.year}: {pairs} pairs; Spearman {_said(rhos)}; area under the curve {_said(areas)}")
 
 
 @torch.no_grad()
@@ -73,7 +73,7 @@ def _ratios(model: Generator, query: str, texts: list[str]) -> list[float]:
 
 
 def _said(values: list[float]) -> str:
-    return f"{np.mean(values):.3f} ± {np.std(values) / len(values) ** 0.5:.3f}"
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.3f} over {len(values)} queries"
 
 
 if __name__ == "__main__":

@@ -53,6 +53,16 @@ def test_a_cached_search_is_one_epoch_s_and_an_anchor_scores_the_chosen_pairs_on
     assert other.trained - plain.trained == trained
 
 
+def test_replayed_pairs_take_places_in_the_batch_and_are_trained_without_a_search():
+    facts = corpus(documents=100)
+    settings = {"batch": 8, "epochs": 1, "w_mr": 0, "replay": "pairs", "replay_share": 0.25, "held_out_max": 4}
+    work = stage("train", facts, make(RunConfig, {"reranker": settings}))
+    pair = facts.pair_tokens(RunConfig().reranker.max_length, 12)
+    assert work.units == 96 / 6
+    assert work.trained == pytest.approx(work.units * 8 * 2 * pair)
+    assert work.scored == pytest.approx(work.units * 6 * 5 * pair + 2 * 4 * 21 * pair)
+
+
 def test_a_subset_of_the_documents_bounds_generation_and_training_but_not_the_import():
     config = make(RunConfig, {"max_documents": 100})
     assert stage("generate", config=config).units == 200
