@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from readqg.config import (
 )
 from readqg.errors import ConfigError
 from readqg.places import place_of
+from readqg.shards import fingerprint, sha256_file
 
 _FORMAT = 2
 """Of a cell's files."""
@@ -99,8 +99,8 @@ def prompts_identity(config: RunConfig) -> str:
     """The prompts folder; of those that come with the package, what they are, for another version may hold others."""
     if config.prompts:
         return config.prompts
-    content = b"".join((Path(sample.prompts_folder()) / name).read_bytes() for name in ("prompts.json", "prompts.safetensors"))
-    return f"of the package, {hashlib.sha256(content).hexdigest()[:12]}"
+    folder = Path(sample.prompts_folder())
+    return f"of the package, {fingerprint([sha256_file(folder / name) for name in ('prompts.json', 'prompts.safetensors')])[:12]}"
 
 
 def read_matrix(path: str) -> Matrix:
