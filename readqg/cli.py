@@ -265,10 +265,9 @@ def _of_values(name: str, stop: BaseException) -> str:
         where = getattr(error, "arg", "")
         group, error = where if isinstance(where, str) and where else group, error.__context__
     lines = []
-    for found in error.errors() if error else ():
-        field = ".".join(map(str, (*filter(None, group.split(".")), *found["loc"]))).replace("_", "-")
-        value = f"; found {found['input']!r}" if found["loc"] else ""  # else it is all fields together that do not fit
-        lines.append(f"readqg {name}: {f'--{field}: ' if field else ''}{found['msg'].removeprefix('Value error, ')}{value}\n")
+    for where, said in config.faults(error) if error else ():
+        field = ".".join((*filter(None, group.split(".")), *where)).replace("_", "-")
+        lines.append(f"readqg {name}: {f'--{field}: ' if field else ''}{said}\n")
     return "".join(lines)
 
 

@@ -40,6 +40,7 @@ MEASURES = ("nDCG@10", "R@100", "RR@10")
 
 def run(config: c.RunConfig) -> dict[str, Any]:
     """From documents to a re-ranker, a ranking and a report; returns what is written to OUT/summary.json."""
+    config.reranker.check_asked(config.generate.relevances)
     out = place_of(config.out)
     prompts_of(config)
     steps = Steps(config, out / "corpus")

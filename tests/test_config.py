@@ -50,6 +50,14 @@ def test_later_layers_win_field_by_field():
     assert (config.reranker.epochs, config.reranker.batch) == (1, 4)
 
 
+def test_a_fault_of_several_fields_does_not_print_them_all():
+    with pytest.raises(ConfigError) as fault:
+        c.make(c.RunConfig, {"reranker": {"unverified": "drop"}})
+    assert str(fault.value).splitlines()[1].startswith("  reranker: unverified: drop needs") and "{" not in str(fault.value)
+    with pytest.raises(ConfigError, match=r"price: .*; found \{'a': 1\}"):
+        c.make(c.RunConfig, {"price": {"a": 1}})
+
+
 def test_an_unknown_field_is_named():
     with pytest.raises(ConfigError, match=r"generate\.relevence"):
         c.make(c.RunConfig, {"generate": {"relevence": [1]}})
@@ -59,6 +67,27 @@ def test_an_unknown_field_is_named():
 def test_relevances_are_distinct_and_within_0_and_1(relevances):
     with pytest.raises(ConfigError, match="relevances"):
         c.make(c.GenerateSettings, {"relevances": relevances})
+
+
+@pytest.mark.parametrize(("relevances", "settings", "said"), [
+    ([1.0], {}, "lacks 0, the r reranker.negative_relevance; reranker.w_mr 0 trains without"),
+    ([1.0, 0.0], {"negative_relevance": 0.4}, "1 0 lacks 0.4"),
+    ([0.5, 0.0], {"w_mr": 0}, "0.5 0 lacks 1, the r of the positives"),
+    ([1.0], {"w_mr": 0, "graded": 2}, "graded 2 needs queries at r under 1"),
+    ([1.0], {"w_mr": 0, "mined": 4, "mined_by": "negative"}, "lacks 0"),
+    ([1.0], {"w_mr": 0, "negative_round_trip": 10}, "lacks 0.*negative_round_trip looks at such"),
+])
+def test_training_says_at_which_relevances_it_wants_queries(relevances, settings, said):
+    with pytest.raises(ConfigError, match=said):
+        c.make(c.RerankerSettings, settings).check_asked(relevances)
+
+
+@pytest.mark.parametrize(("relevances", "settings"), [
+    ([1.0, 0.0], {}), ([1.0], {"w_mr": 0}), ([1.0], {"negative": "other_document"}), ([1.0], {"negative": "second_positive"}),
+    ([1.0, 0.4, 0.0], {"negative_relevance": 0.4, "graded": 2}), ([1.0], {"w_mr": 0, "mined": 4}), ([1.0, 0.5], {"w_mr": 0, "graded": 1}),
+])
+def test_and_is_content_with_those_that_it_uses(relevances, settings):
+    c.make(c.RerankerSettings, settings).check_asked(relevances)
 
 
 def test_a_config_cannot_be_changed():

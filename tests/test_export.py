@@ -76,6 +76,13 @@ def test_triplets_hold_the_queries_of_one_document(tmp_path, corpus):
     assert counts["left_out_rows_with_error"] == counts["left_out_rows_with_empty_query"] == 1
 
 
+def test_triplets_may_take_their_negatives_at_another_r(tmp_path, corpus):
+    rows = [query_row("d1", r, query) for r, query in ((1.0, "q"), (0.4, "near"), (0.0, "far"))]
+    queries = str(write_queries(tmp_path / "queries", rows))
+    do({**corpus, "queries": queries}, tmp_path / "out", "triplets", negative_relevance=0.4)
+    assert [row["negative_query"] for row in lines(tmp_path / "out" / "train.jsonl")] == ["near"]
+
+
 def test_pairs_are_labelled_with_their_relevance(tmp_path, corpus):
     do(corpus, tmp_path / "out", "pairs")
     found = lines(tmp_path / "out" / "train.jsonl")

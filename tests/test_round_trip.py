@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from readqg import api
-from readqg.config import RoundTripConfig, RunConfig
-from readqg.errors import InputError
+from readqg.config import RoundTripConfig, RunConfig, make
+from readqg.errors import ConfigError, InputError
 from readqg.reranker.sampling import ROUND_TRIP_COLUMNS
 from readqg.reranker.training import RerankerTraining, open_queries
 from readqg.shards import open_input
@@ -72,7 +72,7 @@ def test_mined_documents_take_the_place_of_the_search(tmp_path, mined):
     assert batch.columns == 1 + mined and len(batch.encoded.input_ids) == len(triples) * (1 + mined)
     assert stage.batch(0).encoded.input_ids[1].tolist() == batch.encoded.input_ids[1].tolist()
     for triple in triples:
-        drawn = stage._mined(triple, triples, 0)
+        drawn = stage._maker.mined(triple, triples, 0)
         assert triple.doc_id not in drawn and set(drawn) <= set(triple.found[1:]) and len(set(drawn)) == mined
     model = stage.build()
     for module in model.modules():
@@ -85,6 +85,22 @@ def test_mined_documents_take_the_place_of_the_search(tmp_path, mined):
     assert metrics["accuracy"] == pytest.approx((logits[:, :1] > logits[:, 1:]).all(1).float().mean().item())
 
 
+def test_mined_documents_may_be_those_of_the_negative_query(tmp_path):
+    config = round_trip(reranker_config(tmp_path), tmp_path)
+    stage = RerankerTraining(config.model_copy(update={"mined": 2, "mined_from": 1, "mined_by": "negative", "w_mr": 0.0}))
+    found = {(row["doc_id"], row["relevance"]): row["found"] for row in open_input(config.queries).read().to_pylist()}
+    triples = stage.batches.triples(0)
+    assert [list(triple.found) for triple in triples] == [found[triple.doc_id, 0.0] for triple in triples]
+    assert any(found[triple.doc_id, 0.0] != found[triple.doc_id, 1.0] for triple in triples)
+    assert stage.batch(0).negatives == [], "without Eq. 6 nothing else is done with them"
+
+
+def test_mining_by_negatives_without_them_is_refused():
+    for settings in ({}, {"mined": 2, "negative": "other_document"}):
+        with pytest.raises(ConfigError, match="mined_by: negative needs mined"):
+            make(RunConfig, {"reranker": {"mined_by": "negative", **settings}})
+
+
 def test_no_mined_document_is_held_out(tmp_path):
     rows = [query_row(doc_id, 1.0, f"number {doc_id[1:]}") for doc_id in DOCUMENTS]  # each finds every document
     config = round_trip(reranker_config(tmp_path, rows, held_out_share=0.5), tmp_path)
@@ -92,7 +108,7 @@ def test_no_mined_document_is_held_out(tmp_path):
     triples = stage.batches.triples(0)
     held_out = {doc_id for _, doc_id in stage._held_out_examples.doc_ids()}
     assert len(held_out) == 6 and all(held_out <= set(triple.found) for triple in triples)
-    assert not held_out & {doc_id for number in range(20) for triple in triples for doc_id in stage._mined(triple, triples, number)}
+    assert not held_out & {doc_id for number in range(20) for triple in triples for doc_id in stage._maker.mined(triple, triples, number)}
 
 
 def test_the_batch_stands_in_where_too_few_documents_are_found(tmp_path):
@@ -101,5 +117,5 @@ def test_the_batch_stands_in_where_too_few_documents_are_found(tmp_path):
     stage = RerankerTraining(config.model_copy(update={"mined": 2, "w_mr": 0.0}))
     triples = stage.batches.triples(0)
     for triple in triples:
-        drawn = stage._mined(triple, triples, 0)
+        drawn = stage._maker.mined(triple, triples, 0)
         assert len(drawn) == 2 and set(drawn) <= {t.doc_id for t in triples} - {triple.doc_id}

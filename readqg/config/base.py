@@ -89,5 +89,15 @@ def make(cls: type[_C], *layers: dict[str, Any]) -> _C:
     try:
         return cls.model_validate(merge(*layers))
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}; found {e['input']!r}" for e in error.errors()]
+        lines = [f"  {': '.join(filter(None, ('.'.join(field), said)))}" for field, said in faults(error)]
         raise ConfigError(f"{cls.__name__} cannot be made:\n" + "\n".join(lines)) from None
+
+
+def faults(error: ValidationError) -> list[tuple[tuple[str, ...], str]]:
+    """(field, what is wrong and what was found) of each fault; no field where all of them together do not fit."""
+    found = []
+    for fault in error.errors():
+        of_many = not fault["loc"] or (isinstance(fault["input"], dict) and fault["type"] in ("missing", "value_error"))
+        value = "" if of_many else f"; found {fault['input']!r}"
+        found.append((tuple(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ") + value))
+    return found

@@ -93,6 +93,8 @@ class ExportConfig(Settings):
     """The folder to make."""
     format: Literal["triplets", "pairs", "list", "flagembedding", "tevatron", "beir", "hf-dataset"] = "triplets"
     """`triplets`, `pairs`, `list`: columns for sentence-transformers' CrossEncoderTrainer; `beir`: a folder that many tools read."""
+    negative_relevance: float = Field(0.0, ge=0, lt=1)
+    """The r of the hard negative queries, in `triplets`."""
     negatives: int = Field(7, ge=0, le=1000)
     """Documents beside a query's own, in the formats that want negative documents (list, flagembedding, tevatron)."""
     negatives_from: Literal["random", "found"] = "random"

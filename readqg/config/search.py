@@ -99,7 +99,7 @@ class TuneRerankerConfig(TuneSettings):
     """The objective is nDCG@10 of held-out synthetic documents for their own queries, which all trials share."""
 
     queries: Location
-    """Generated queries with r = 1 and r = 0."""
+    """Generated queries, at r = 1 and at the negatives' r."""
     documents: Location
     """What they were generated from, whole."""
     out: Location

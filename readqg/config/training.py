@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from readqg.config.base import Location, OptionalLocation, Settings, placement
 from readqg.config.machine import FLAN_T5, MINILM_L6, SMOLLM2, Compute
+from readqg.errors import ConfigError
 
 FEWEST_DOCUMENTS = 3
 """That a re-ranker is trained with: two, for Eq. 5 needs another document in the batch, and one held out."""
@@ -150,12 +152,19 @@ class RerankerSettings(Settings):
     negative_pair: Literal["query_query", "query_document"] = "query_query"
     """Eq. 6's F(q, n), or F(n, d) in its place."""
     negative: Literal["generated", "other_document", "second_positive"] = "generated"
-    """Where n of Eq. 6 comes from: the document's query at r = 0; or, as a placebo, another document's positive query, or the
-    document's next query at r = 1 (which needs two samples at least)."""
+    """Where n of Eq. 6 comes from: the document's query at `negative_relevance`; or, as a placebo, another document's positive query, or
+    the document's next query at r = 1 (which needs two samples at least)."""
+    negative_relevance: float = Field(0.0, ge=0, lt=1)
+    """The r that generated negatives were asked at. A little above 0, they stay nearer to their document's subject and are harder."""
     margin: float = 0.0
     """Of Eq. 6, in the activation's unit."""
     w_mr: float = Field(1.0, ge=0)
     """Weight of Eq. 6; 0: positives only."""
+    graded: int = Field(0, ge=0)
+    """Further queries of each document of a batch, drawn anew from those at any r under 1 that the filters leave and that are not of the
+    same words, whose scores are to follow the order of r (`losses.graded_loss`); 0: none."""
+    w_graded: float = Field(1.0, ge=0)
+    """Weight of that loss."""
     batch: int = Field(8, ge=2)
     """Documents a batch, of all workers together."""
     search: Literal["fresh", "cached"] = "fresh"
@@ -164,15 +173,15 @@ class RerankerSettings(Settings):
     round_trip: int | None = Field(None, ge=1)
     """Only queries at r = 1 whose document BM25 finds among its first so many are positives. Needs `readqg round-trip`."""
     negative_round_trip: int | None = Field(None, ge=1)
-    """A query at r = 0 whose document BM25 finds among its first so many is no negative. Needs `readqg round-trip`."""
+    """A query at the negatives' r whose document BM25 finds among its first so many is no negative. Needs `readqg round-trip`."""
     ratio_min: float | None = None
     """Only queries at r = 1 whose likelihood ratio S(q | d, 1) - S(q | d, 0), in nats, is so much at least are positives. Needs
     `readqg ratio`."""
     unverified: Literal["drop", "positive"] | None = None
-    """A query at r = 0 is a negative where `negative_round_trip` and the ratio agree that it is none for its document: not found, and a
-    ratio of `negative_ratio_max` at most. Any other is dropped, or used as a positive, for which `round_trip` and `ratio_min` then
-    hold, one of them at least. A document that is left without a negative keeps its positive. None: the ratio is not asked. Needs
-    `readqg ratio`."""
+    """A query at the negatives' r is one where `negative_round_trip` and the ratio agree that its document does not answer it: not
+    found, and a ratio of `negative_ratio_max` at most. Any other is dropped, or used as a positive, for which `round_trip` and
+    `ratio_min` then hold, one of them at least. A document that is left without a negative keeps its positive. None: the ratio is not
+    asked. Needs `readqg ratio`."""
     negative_ratio_max: float = 0.0
     """nats."""
     mined: int = Field(0, ge=0)
@@ -180,6 +189,9 @@ class RerankerSettings(Settings):
     `readqg round-trip`."""
     mined_from: int = Field(3, ge=1)
     """The first place, from 1, that mined documents are drawn from: the very first may well be relevant too."""
+    mined_by: Literal["positive", "negative"] = "positive"
+    """Which query of the document BM25 was asked: the positive itself; or the generated negative, whose documents lie beside the
+    subject (the paper's future work). For a document without a negative others of the batch stand in."""
     w_anchor: float = Field(0.0, ge=0)
     """Weight of the divergence from the start's own scores (`losses.anchor_loss`); 0: none, and no second model."""
     replay: OptionalLocation = None
@@ -208,7 +220,7 @@ class RerankerSettings(Settings):
     held_out_max: int = Field(100, ge=1)
     """Held-out documents at most."""
     seed: int = 0
-    """Of the order of the documents, of placebos and mined documents, and of dropout."""
+    """Of the order of the documents, of placebos, of mined documents and graded queries, and of dropout."""
 
     @property
     def replayed(self) -> int:
@@ -221,8 +233,14 @@ class RerankerSettings(Settings):
             raise ValueError(f"unverified: {self.unverified} needs negative_round_trip, the places among which a negative must not find "
                              "its document: set it to 10, say")
         if self.unverified == "positive" and self.round_trip is None and self.ratio_min is None:
-            raise ValueError("unverified: positive would make any query at r = 0 a positive, whatever it asks: set round_trip or "
+            raise ValueError("unverified: positive would make any negative query a positive, whatever it asks: set round_trip or "
                              "ratio_min, which positives have to pass")
+        return self
+
+    @model_validator(mode="after")
+    def _mined_by_a_generated_negative(self) -> RerankerSettings:
+        if self.mined_by == "negative" and not (self.mined and self.negative == "generated"):
+            raise ValueError("mined_by: negative needs mined, the number of documents, and negative: generated")
         return self
 
     @model_validator(mode="after")
@@ -231,6 +249,25 @@ class RerankerSettings(Settings):
             raise ValueError(f"replay_share {self.replay_share} of a batch of {self.batch} leaves {self.batch - self.replayed} of its "
                              "documents to the corpus, and Eq. 5 needs two: lower replay_share or raise batch")
         return self
+
+    def check_asked(self, relevances: Sequence[float]) -> None:
+        """Raises `ConfigError` where training needs queries at an r that is none of those that they will be asked at."""
+        needed = {1.0: "of the positives"}
+        if self.negative == "generated" and self.reads_negatives:
+            needed[self.negative_relevance] = "reranker.negative_relevance; reranker.w_mr 0 trains without negatives"
+        elif self.negative_round_trip and not self.unverified:
+            needed[self.negative_relevance] = "reranker.negative_relevance, for reranker.negative_round_trip looks at such queries"
+        for r, why in needed.items():
+            if r not in relevances:
+                raise ConfigError(f"generate.relevances {' '.join(f'{r:g}' for r in relevances)} lacks {r:g}, the r {why}. Add it.")
+        if self.graded and min(relevances) >= 1:
+            raise ConfigError(f"reranker.graded {self.graded} needs queries at r under 1: set generate.relevances to "
+                              "1 0.75 0.5 0.25 0, say.")
+
+    @property
+    def reads_negatives(self) -> bool:
+        """Whether a document's negative query is used, in Eq. 6 or to mine by."""
+        return self.w_mr > 0 or self.mined_by == "negative"
 
     @property
     def needs_round_trip(self) -> bool:
@@ -249,7 +286,7 @@ class RerankerSettings(Settings):
 
 class TrainRerankerConfig(RerankerSettings):
     queries: Location
-    """Generated queries with r = 1 and r = 0."""
+    """Generated queries, at r = 1 and at the negatives' r."""
     documents: Location
     """What the queries were generated from, whole."""
     out: Location

@@ -65,7 +65,7 @@ class Export:
 def to_triplets(export: Export, folder: Path) -> None:
     """`train.jsonl`: query, document, negative_query, for CrossEncoderTrainer with `readqg.RelevanceAwareLoss`. The negative is the
     document's query at r = 0, not a document: a loss that wants documents in that place (hard negatives) is not meant."""
-    found = triplets(export.queries, export.documents, export.counts)
+    found = triplets(export.queries, export.documents, export.counts, export.config.negative_relevance)
     export.write(folder / "train.jsonl", ({"query": q, "document": d.whole, "negative_query": n} for q, d, n in found))
 
 

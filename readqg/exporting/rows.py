@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from readqg.corpus import Documents, document_text
 from readqg.errors import InputError
 from readqg.random_rows import in_order
-from readqg.reranker.sampling import QUERY_COLUMNS, read_examples
+from readqg.reranker.sampling import QUERY_COLUMNS, Filters, read_examples
 from readqg.shards import InputFolder, stable_hash
 
 _AT_A_TIME = 1024
@@ -68,10 +68,12 @@ def usable(table: pa.Table, counts: Counter[str]) -> pa.Table:
     return filled
 
 
-def triplets(queries: InputFolder, documents: Documents, counts: Counter[str]) -> Iterator[tuple[str, Document, str]]:
-    """(query at r = 1, its document, query at r = 0), paired as `train-reranker` pairs them. Documents without one of the two, and
-    pairs of the same words, are counted."""
-    examples, found = read_examples(queries, negative="generated")
+def triplets(
+    queries: InputFolder, documents: Documents, counts: Counter[str], negative_relevance: float = 0.0,
+) -> Iterator[tuple[str, Document, str]]:
+    """(query at r = 1, its document, query at the negatives' r), paired as `train-reranker` pairs them. Documents without one of
+    the two, and pairs of the same words, are counted."""
+    examples, found = read_examples(queries, "generated", Filters(negative_relevance=negative_relevance))
     for name in ("rows_with_error", "rows_with_empty_query", "documents_without_positive", "documents_without_negative", "identical_pairs"):
         counts[f"left_out_{name}"] += found[name]
     order = np.argsort(examples.positives, kind="stable")

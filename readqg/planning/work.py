@@ -146,16 +146,18 @@ def training(corpus: Corpus, config: RunConfig, model_bytes: float, taken: int |
     pair = corpus.pair_tokens(settings.max_length, corpus.written_tokens)
     two_queries = 2 * corpus.written_tokens + _SPECIAL_TOKENS
     negative = two_queries if settings.negative_pair == "query_query" else pair
-    # Eq. 5 searches k(i) among all other pairs without gradient, where no documents are mined; gradients run through the pairs chosen and
-    # that of Eq. 6.
+    # Eq. 5 searches k(i) among all other pairs without gradient, where no documents are mined; gradients run through the pairs chosen,
+    # that of Eq. 6 and graded ones.
     passes = 0 if settings.mined else 1 if settings.search == "cached" else settings.epochs
     searched = passes * steps / settings.epochs * (batch * batch - batch) * pair
     chosen = steps * (batch + settings.replayed) * (1 + (settings.mined or 1)) * pair
+    below = (len(config.generate.relevances) - 1) * (1 if config.queries_like else config.generate.samples)
+    graded = steps * batch * min(settings.graded, below) * pair
     anchored = chosen if settings.w_anchor else 0.0  # the start's scores of the same pairs
     validated = validations * held_out * (CANDIDATES + 1) * pair
     disk = model_bytes * (1 + _CHECKPOINT_COPIES * (config.train.keep_checkpoints + 1))
     return Work("train", steps, "steps", "documents", scored=searched + anchored + validated,
-                trained=chosen + (steps * batch * negative if settings.w_mr else 0), disk_bytes=disk)
+                trained=chosen + graded + (steps * batch * negative if settings.w_mr else 0), disk_bytes=disk)
 
 
 def _rank(corpus: Corpus, config: RunConfig) -> Work:

@@ -54,6 +54,15 @@ def anchor_loss(own: Tensor, others: Tensor, start_own: Tensor, start_others: Te
     return 0.5 * (_bernoulli_kl(start_own, own).mean() + _bernoulli_kl(start_others, others).mean())
 
 
+def graded_loss(higher: Tensor, lower: Tensor) -> Tensor:
+    """Queries of one document, asked at different r, in the order of r: mean -log sigmoid(higher - lower), in nats.
+
+    higher, lower: (n,) logits F(q, d) of pairs of queries of a document, the first asked at the higher r. Returns a scalar. RankNet
+    (Burges et al., ICML 2005, Eq. 3, with a target probability of 1): r orders a document's queries, and says nothing of how far apart
+    they are, for it was scaled within each passage."""
+    return functional.softplus(lower - higher).mean()
+
+
 def _bernoulli_kl(start: Tensor, logits: Tensor) -> Tensor:
     positive = functional.softplus(-logits) - functional.softplus(-start)
     negative = functional.softplus(logits) - functional.softplus(start)

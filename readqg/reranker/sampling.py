@@ -1,8 +1,8 @@
-"""From generated queries to batches of training triples (document, positive query, negative query).
+"""From generated queries to training triples (document, positive query, negative query).
 
-A document is usable when it has at least one query at r = 1 and, where Eq. 6 is used, one at r = 0. Its k-th usable positive
-(in the order of `sample`) goes with its k-th usable negative; in epoch e a document is seen once, with its (e mod pairs)-th
-pair. Which documents a step holds is a function of (seed, step) and the set of documents alone.
+A document is usable when it has at least one query at r = 1 and, where Eq. 6 is used, one at r = 0, or at the `negative_relevance` that
+the settings name. Its k-th usable positive (in the order of `sample`) goes with its k-th usable negative; in epoch e a document is seen
+once, with its (e mod pairs)-th pair. Where training is graded, its other queries at r under 1 go with it.
 
 Two placebos for Eq. 6's negative keep all else as it is: the document's next positive, and another document's positive.
 """
@@ -10,8 +10,10 @@ Two placebos for Eq. 6's negative keep all else as it is: the document's next po
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -29,13 +31,14 @@ RATIO_COLUMNS = ("ratio",)
 _LEFT_OUT = {
     "rows_with_error": "", "rows_with_empty_query": "", "positives_not_found": "round_trip", "positives_of_low_ratio": "ratio_min",
     "negatives_found": "negative_round_trip", "negatives_not_verified": "unverified", "documents_without_positive": "",
-    "documents_without_negative": "", "identical_pairs": "",
+    "documents_without_negative": "negative_relevance", "identical_pairs": "",
 }
 """The counts of `read_examples` that say something of the input is not used, and the setting behind each."""
 _COUNTED = {
     "positives_not_found": "not_found", "positives_of_low_ratio": "low_ratio", "negatives_found": "found",
     "negatives_not_verified": "not_verified", "negatives_used_as_positives": "turned",
 }
+_SAME_RELEVANCE = 1e-6  # relevances are float32
 Negative = Literal["generated", "other_document", "second_positive"]
 OF_ITS_OWN: tuple[Negative, ...] = ("generated", "second_positive")
 """Negatives that a document has or lacks itself."""
@@ -43,13 +46,16 @@ OF_ITS_OWN: tuple[Negative, ...] = ("generated", "second_positive")
 
 @dataclass(frozen=True)
 class Triple:
-    """A document with its queries. `negative` is None where Eq. 6 has none: it is switched off, or the document's two
-    queries are the same. `found`: what the positive finds beside the document, best first, where that is read."""
+    """A document with its queries. `negative` is None where Eq. 6 has none: it is switched off, or the document's two queries are the
+    same. `found`: what its positive, or its negative, finds beside the document, best first, where that is read. Where training is
+    graded, `relevance` is the r that the positive was asked at, and `below` the rows of the document's queries at r under 1."""
 
     doc_id: str
     positive: str
     negative: str | None
     found: tuple[str, ...] = ()
+    relevance: float = 1.0
+    below: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,12 +63,15 @@ class Examples:
     """Documents with their pairs of queries, in an order that depends on the set of them alone.
 
     In memory are numbers of rows of the queries folder, 8 bytes a pair; texts are read as they are asked for. Pairs `first[i]` to
-    `first[i + 1]` are those of document i; `negatives` is -1 where a pair has none."""
+    `first[i + 1]` are those of document i; `negatives` is -1 where a pair has none. `below`, where training is graded: the rows at r
+    under 1, and where those of document i begin; the last of these is where they end."""
 
     rows: RandomRows
     first: np.ndarray
     positives: np.ndarray
     negatives: np.ndarray
+    below: tuple[np.ndarray, np.ndarray] | None = None
+    found_by: Literal["positive", "negative"] | None = None
 
     def __len__(self) -> int:
         return len(self.first) - 1
@@ -86,14 +95,22 @@ class Examples:
         pairs = self.first[document + 1] - self.first[document]
         pair = self.first[document] + epoch % pairs
         positive = self.rows.read([int(self.positives[pair])])[0]
-        row, found = int(self.negatives[pair]), tuple(positive.get("found") or ())
-        if row < 0:
-            return Triple(positive["doc_id"], positive["query"], None, found)
-        negative = self.rows.read([row])[0]
-        if negative["doc_id"] != positive["doc_id"]:
-            raise InputError(f"{self.rows.folder.path}: row {row} is of {negative['doc_id']!r}, not of {positive['doc_id']!r}: the folder "
-                             "has changed while it was read. Give the command again.")
-        return Triple(positive["doc_id"], positive["query"], negative["query"], found)
+        row = int(self.negatives[pair])
+        negative = self.of(positive["doc_id"], row) if row >= 0 else {}
+        found = (negative if self.found_by == "negative" else positive).get("found") or ()
+        triple = Triple(positive["doc_id"], positive["query"], negative.get("query"), tuple(found))
+        if self.below is None:
+            return triple
+        rows, first = self.below
+        return replace(triple, relevance=positive["relevance"], below=tuple(rows[first[document]:first[document + 1]].tolist()))
+
+    def of(self, doc_id: str, row: int) -> dict[str, Any]:
+        """A row that is one of a document's. Raises `InputError` where it is not."""
+        found = self.rows.read([row])[0]
+        if found["doc_id"] != doc_id:
+            raise InputError(f"{self.rows.folder.path}: row {row} is of {found['doc_id']!r}, not of {doc_id!r}: the folder has changed "
+                             "while it was read. Give the command again.")
+        return found
 
     def own_queries(self) -> dict[str, str]:
         """doc_id -> the first positive, of all."""
@@ -101,10 +118,12 @@ class Examples:
 
     def only(self, documents: np.ndarray) -> Examples:
         """Some of the documents, by their numbers, in the order given."""
-        sizes = self.first[documents + 1] - self.first[documents]
-        first = np.concatenate([[0], np.cumsum(sizes)])
-        chosen = np.repeat(self.first[documents] - first[:-1], sizes) + np.arange(first[-1])
-        return Examples(self.rows, first, self.positives[chosen], self.negatives[chosen])
+        first, pairs = _segments(self.first, documents)
+        below = None
+        if self.below:
+            first_below, rows = _segments(self.below[1], documents)
+            below = self.below[0][rows], first_below
+        return Examples(self.rows, first, self.positives[pairs], self.negatives[pairs], below, self.found_by)
 
     def split(self, share: float, most: int, counts: Mapping[str, int] | None = None) -> tuple[Examples, Examples]:
         """(trained, held out): `share` of the documents, at least one and at most `most`, is drawn by a stable hash of the
@@ -125,6 +144,13 @@ class Examples:
         return self.only(np.setdiff1d(np.arange(len(self)), held_out)), self.only(held_out)
 
 
+def _segments(first: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of segments that begin at `first`, those of some numbers, one after another: (where each begins, and the last ends; places)."""
+    sizes = first[numbers + 1] - first[numbers]
+    begins = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    return begins, np.repeat(first[numbers] - begins[:-1], sizes) + np.arange(begins[-1])
+
+
 def left_out(counts: Mapping[str, int]) -> str:
     """What of the input is not used, and by which setting; "" where all is."""
     return ", ".join(f"{name.replace('_', ' ')} {counts[name]}" + (f" ({setting})" if setting else "")
@@ -140,6 +166,7 @@ class Filters:
     ratio_min: float | None = None
     unverified: Literal["drop", "positive"] | None = None
     negative_ratio_max: float = 0.0
+    negative_relevance: float = 0.0
 
     @classmethod
     def of(cls, settings: RerankerSettings) -> Filters:
@@ -152,40 +179,37 @@ class Filters:
         return rank + (RATIO_COLUMNS if self.ratio_min is not None or self.unverified else ())
 
     def sort_out(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Adds `side` (1.0: may be a positive, 0.0: a negative, null: neither, for its relevance) and, of rows that are left out by a
-        filter, why: `not_found`, `low_ratio`, `found`, `not_verified`; `turned`: a query at r = 0 that is used as a positive."""
+        """Adds `positive` and `negative`, what a row may be for its relevance, and, of rows that are left out by a filter, why:
+        `not_found`, `low_ratio`, `found`, `not_verified`; `turned`: a query at the negatives' r that is used as a positive."""
         found = (pl.col("rank") <= (self.negative_round_trip or 0)).fill_null(False)
         verified = ~found & (pl.col("ratio") <= self.negative_ratio_max).fill_null(False) if self.unverified else pl.lit(True)
-        at_0 = pl.col("relevance") == 0
-        turned = at_0 & ~verified if self.unverified == "positive" else pl.lit(False)
+        low = (pl.col("relevance") - self.negative_relevance).abs() < _SAME_RELEVANCE
+        turned = low & ~verified if self.unverified == "positive" else pl.lit(False)
         rows = rows.with_columns(
-            turned=turned, found=at_0 & found & (self.unverified is None),
-            not_verified=at_0 & ~verified if self.unverified == "drop" else pl.lit(False),
-        ).with_columns(side=pl.when("turned").then(1.0).when(pl.col("relevance").is_in([0.0, 1.0])).then("relevance"))
-        positive = pl.col("side") == 1
+            turned=turned, found=low & found & (self.unverified is None),
+            not_verified=low & ~verified if self.unverified == "drop" else pl.lit(False),
+        ).with_columns(positive=(pl.col("relevance") == 1) | pl.col("turned"), negative=low & ~pl.col("turned"))
         back = (pl.col("rank") <= (self.round_trip or 0)).fill_null(False) | (self.round_trip is None)
         likely = (pl.col("ratio") >= (self.ratio_min or 0.0)).fill_null(False) | (self.ratio_min is None)
-        return rows.with_columns(not_found=(positive & ~back).fill_null(False), low_ratio=(positive & ~likely).fill_null(False))
+        return rows.with_columns(not_found=pl.col("positive") & ~back, low_ratio=pl.col("positive") & ~likely)
 
 
 def read_examples(
-    folder: InputFolder, negative: Negative | None, filters: Filters | None = None, with_found: bool = False,
+    folder: InputFolder, negative: Negative | None, filters: Filters | None = None,
+    found_by: Literal["positive", "negative"] | None = None, graded: bool = False,
 ) -> tuple[Examples, dict[str, int]]:
     """The usable documents of a generated-queries folder, and counts of what was left out and why.
 
-    Left out: rows with an error or an empty query; rows of a relevance other than 1 and 0 (0 too, unless `negative` is
-    "generated"); what `filters` leave out; then documents without a positive, or without a negative of their own where one is asked
-    for ("other_document" is chosen batch by batch, in `Batches`), unless negatives have to be verified: then a document without one
-    keeps its positive. Where `filters` leave out negatives that are found, documents and positives are those of "generated" whatever
-    `negative` is, so that controls without it, or with a placebo, train on the same ones. A pair of the same words (but for case and
-    white space) keeps its positive and loses its negative. The rows are looked at some at a time; what is kept of each are hashes."""
+    Left out: rows with an error or an empty query; rows of a relevance other than 1 and the negatives' (that too, unless `negative` is
+    "generated"), but where training is `graded`; what `filters` leave out; then documents without a positive, or without a negative of
+    their own where one is asked for ("other_document" is chosen batch by batch, in `Batches`), unless negatives have to be verified:
+    then a document without one keeps its positive. Where `filters` leave out negatives that are found, documents and positives are those
+    of "generated" whatever `negative` is, so that controls without it, or with a placebo, train on the same ones. A pair of the same
+    words (but for case and white space) keeps its positive and loses its negative. The rows are looked at some at a time; what is kept
+    of each are hashes."""
     filters = filters or Filters()
-    columns = [*QUERY_COLUMNS, *filters.columns]
-    rows = pl.concat([_hashed(first, table) for first, table in in_order(folder, columns)] or [_hashed(0, folder.read().slice(0, 0))])
-    rows = filters.sort_out(rows)
-    usable = rows.filter("sound", "filled", ~pl.any_horizontal("not_found", "low_ratio", "found", "not_verified"))
-    positives = _side(usable, 1.0, "positive")
-    written, negatives = rows["document"].n_unique(), _side(usable, 0.0, "negative")
+    usable, documents, counts = _usable(folder, filters, graded)
+    positives, negatives = _side(usable, "positive"), _side(usable, "negative")
     of_its_own = negative in OF_ITS_OWN
     needed = of_its_own and (filters.unverified is None or negative == "second_positive")
     kept = positives
@@ -199,24 +223,53 @@ def read_examples(
         pairs = pairs.with_columns(negative=pl.lit(None, pl.UInt32), same=pl.lit(False))
     sizes = pairs.group_by("document", maintain_order=True).len()["len"].to_numpy()
     rows_of_negatives = pl.when("same").then(None).otherwise(pl.col("negative")).cast(pl.Int64).fill_null(-1)
-    texts = ("doc_id", "query", "found") if with_found else ("doc_id", "query")
-    examples = Examples(RandomRows(folder, texts), np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]),
-                        pairs["positive"].to_numpy(), pairs.select(rows_of_negatives).to_series().to_numpy())
+    texts = ("doc_id", "query", *(["found"] if found_by else []), *(["relevance"] if graded else []))
+    examples = Examples(
+        RandomRows(folder, texts), np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]), pairs["positive"].to_numpy(),
+        pairs.select(rows_of_negatives).to_series().to_numpy(), _below(usable, pairs) if graded else None, found_by)
     with_negative = pairs.filter(pl.col("negative").is_not_null()) if of_its_own else pairs
-    counts = {
-        "rows": rows.height,
-        "rows_with_error": rows.select((~pl.col("sound")).sum()).item(),
-        "rows_with_empty_query": rows.select((pl.col("sound") & ~pl.col("filled")).sum()).item(),
-        **{said: rows.filter("sound", "filled", why).height for said, why in _COUNTED.items()},
-        "rows_of_other_relevance": rows.select((~pl.col("relevance").is_in([0.0, 1.0])).sum()).item(),
-        "documents": written,
-        "documents_without_positive": written - positives["document"].n_unique(),
-        "documents_without_negative": positives["document"].n_unique() - with_negative["document"].n_unique(),
+    with_positive = positives["document"].n_unique()
+    return examples, {
+        **counts,
+        "documents": documents,
+        "documents_without_positive": documents - with_positive,
+        "documents_without_negative": with_positive - with_negative["document"].n_unique(),
         "documents_usable": len(examples),
         "identical_pairs": int(pairs["same"].sum()),
         "repeated_positives": pairs.height - pairs["positive_words"].n_unique(),
     }
-    return examples, counts
+
+
+def _usable(folder: InputFolder, filters: Filters, graded: bool) -> tuple[pl.DataFrame, int, dict[str, int]]:
+    """(rows that may be a positive or a negative, or, where training is `graded`, at any r; how many documents have rows; counts of
+    rows). The folder is read some rows at a time."""
+    columns = [*QUERY_COLUMNS, *filters.columns]
+    counts: Counter[str] = Counter()
+    documents, usable = [], []
+    for first, table in chain([(0, folder.read(0, 0))], in_order(folder, columns)):
+        rows = filters.sort_out(_hashed(first, table))
+        filled = rows.filter("sound", "filled")
+        counts.update({
+            "rows": rows.height,
+            "rows_with_error": rows.filter(~pl.col("sound")).height,
+            "rows_with_empty_query": rows.filter("sound", ~pl.col("filled")).height,
+            **{said: filled.filter(why).height for said, why in _COUNTED.items()},
+            "rows_of_other_relevance": rows.filter(~pl.col("positive"), ~pl.col("negative")).height,
+        })
+        documents.append(rows["document"].unique())
+        usable.append(filled.filter(~pl.any_horizontal("not_found", "low_ratio", "found", "not_verified")).select(
+            "document", "row", "words", "turned", "sample", "positive", "negative",
+            below=(pl.col("relevance") < 1) & ~pl.col("turned") & graded,
+        ).filter(pl.any_horizontal("positive", "negative", "below")))
+    return pl.concat(usable), pl.concat(documents).n_unique(), dict(counts)
+
+
+def _below(usable: pl.DataFrame, pairs: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """As `Examples.below` has it. `pairs` are in the order of their documents' hashes."""
+    of = pairs.select(pl.col("document").unique(maintain_order=True))
+    below = usable.filter("below").join(of, on="document", how="semi").sort("document", "row")
+    first = np.searchsorted(below["document"].to_numpy(), of["document"].to_numpy())
+    return below["row"].to_numpy(), np.append(first, below.height)
 
 
 def _hashed(first: int, table: pa.Table) -> pl.DataFrame:
@@ -233,59 +286,17 @@ def _hashed(first: int, table: pa.Table) -> pl.DataFrame:
         pl.col("error").is_null().alias("sound"), (words != "").alias("filled"))
 
 
-def _side(usable: pl.DataFrame, relevance: float, name: str) -> pl.DataFrame:
+def _side(usable: pl.DataFrame, name: str) -> pl.DataFrame:
     """The queries of one side, numbered within their document: document, k, `name` (row), `name`_words."""
-    side = usable.filter(pl.col("side") == relevance).sort("document", "turned", "sample")
-    return side.select("document", pl.int_range(pl.len()).over("document").alias("k"), pl.col("row").alias(name),
-                       pl.col("words").alias(f"{name}_words"))
+    side = usable.filter(name).sort("document", "turned", "sample").select("document", pl.col("row").alias(name), pl.col("words").alias(
+        f"{name}_words"))
+    return side.with_columns(pl.int_range(pl.len(), dtype=pl.UInt32).over("document").alias("k"))
 
 
 def _next_positive(positives: pl.DataFrame) -> pl.DataFrame:
     """As `_side` gives it: to each query of a document the next one, the first to the last; documents with one have none."""
-    following = (pl.col("k") - 1) % pl.len().over("document")
+    number = pl.len().over("document")
+    following = (pl.col("k") + number - 1) % number
     return positives.filter(pl.len().over("document") > 1).select(
-        "document", following.alias("k"), pl.col("positive").alias("negative"), pl.col("positive_words").alias("negative_words"))
-
-
-class Batches:
-    """Which documents a batch holds.
-
-    Every epoch is a permutation of all documents, keyed by (seed, epoch). Its last batch, if short, is filled up with the
-    first documents of the same permutation: every document is seen in every epoch, all batches are of one size, and no
-    document is twice in a batch. With fewer documents than `batch`, a batch is all of them. `fixed`: every epoch has the batches
-    of the first, their queries too, in another order. `others`: the negative of a document is the positive of the one after it in the
-    permutation."""
-
-    def __init__(self, examples: Examples, batch: int, seed: int, fixed: bool = False, others: bool = False):
-        self.examples, self.seed, self.fixed, self.others = examples, seed, fixed, others
-        self.size = min(batch, len(examples))
-        self.per_epoch = -(-len(examples) // self.size)
-        self._orders: dict[tuple[str, int], np.ndarray] = {}
-
-    def triples(self, number: int) -> list[Triple]:
-        """Batch `number` (0-based)."""
-        epoch, place = 0 if self.fixed else number // self.per_epoch, self.place(number)
-        order = self._permutation("", epoch, len(self.examples))
-        places = np.arange(place * self.size, (place + 1) * self.size) % len(order)
-        triples = [self.examples.triple(int(row), epoch) for row in order[places]]
-        if not self.others:
-            return triples
-        following = [self.examples.triple(int(row), epoch).positive for row in order[(places + 1) % len(order)]]
-        return [_with_negative(triple, query) for triple, query in zip(triples, following, strict=True)]
-
-    def place(self, number: int) -> int:
-        """Where batch `number` lies in its epoch's permutation; fixed batches keep their place whatever the epoch."""
-        epoch, place = divmod(number, self.per_epoch)
-        return int(self._permutation("batches ", epoch, self.per_epoch)[place]) if self.fixed and epoch else place
-
-    def _permutation(self, what: str, epoch: int, size: int) -> np.ndarray:
-        if (what, epoch) not in self._orders:
-            kept = {key: order for key, order in self._orders.items() if key[0] != what}
-            key = stable_hash(f"{what}{epoch}", self.seed)
-            self._orders = {**kept, (what, epoch): np.random.Generator(np.random.Philox(key=key)).permutation(size).astype(np.uint32)}
-        return self._orders[what, epoch]
-
-
-def _with_negative(triple: Triple, query: str) -> Triple:
-    same = triple.positive.lower().split() == query.lower().split()
-    return triple if same else replace(triple, negative=query)
+        "document", following.cast(pl.UInt32).alias("k"), pl.col("positive").alias("negative"),
+        pl.col("positive_words").alias("negative_words"))

@@ -7,16 +7,15 @@ on the full matrix. Of several workers each takes a share of the queries, agains
 
 With `mined` documents there is no search: a query's other documents are drawn from those that BM25 finds for it, and the second
 mean of Eq. 5 runs over all of them. `replay` puts pairs of another collection among them, and `w_anchor` holds the scores of all these
-pairs near those of a frozen copy of the start.
+pairs near those of a frozen copy of the start. `graded` adds queries of the batch's documents at other r, whose scores are to follow r.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, cycle, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +29,22 @@ from readqg.corpus import Documents
 from readqg.crossencoder import load_model
 from readqg.errors import InputError
 from readqg.reranker import card
-from readqg.reranker.losses import anchor_loss, bce_loss, hardest_documents, margin_ranking_loss
+from readqg.reranker.batches import Batch, Batches, BatchMaker
+from readqg.reranker.losses import anchor_loss, bce_loss, graded_loss, hardest_documents, margin_ranking_loss
 from readqg.reranker.replay import Replay
 from readqg.reranker.sampling import (
     OF_ITS_OWN,
     QUERY_COLUMNS,
     RATIO_COLUMNS,
     ROUND_TRIP_COLUMNS,
-    Batches,
     Examples,
     Filters,
-    Triple,
     left_out,
     read_examples,
 )
 from readqg.reranker.scoring import TrainingScorer, keep_head_in_float32
 from readqg.reranker.selection import HeldOut, Validation, has_collapsed, verdict_from_log
-from readqg.shards import InputFolder, open_input, read_json, stable_hash
+from readqg.shards import InputFolder, open_input, read_json
 from readqg.tokenizing import EncodedPairs, PairTokenizer
 from readqg.training import TrainStage, scheduled
 from readqg.workers import ALONE, Workers
@@ -54,43 +52,6 @@ from readqg.workers import ALONE, Workers
 log = logging.getLogger("readqg")
 
 _ON_WORKER = ("_placement", "_scorer", "_held_out_pairs", "_frozen")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A worker's b of the B documents of a batch, its pairs tokenised: document i here is document `first` + i of the batch. Row
-    i * columns + j of `encoded` is (q_i, j-th of its documents); row b * columns + e is the pair of Eq. 6 of the e-th document that
-    has one, `negatives[e]`; last come 1 + n rows for each of this worker's `replayed` documents, the positive pair first.
-
-    The documents of a query are the batch's, its own at column `first` + i; or, `chosen`, its own and then the mined ones, or k(i)
-    where that is known."""
-
-    number: int
-    own: int
-    """b."""
-    columns: int
-    first: int
-    chosen: bool
-    negatives: list[int]
-    replayed: int
-    encoded: EncodedPairs
-    duplicates: int
-    """Documents whose text or positive query is another's in the batch too: for these, k(i) may be a false negative."""
-
-    def row(self, i: int, column: int) -> int:
-        return i * self.columns + column
-
-    @property
-    def own_rows(self) -> list[int]:
-        """Of (q_i, d_i)."""
-        return [self.row(i, 0 if self.chosen else self.first + i) for i in range(self.own)]
-
-    def replayed_rows(self) -> tuple[list[int], list[int]]:
-        """Of the positive pairs, and of the negative ones, document by document."""
-        start, stop = self.own * self.columns + len(self.negatives), len(self.encoded.input_ids)
-        width = (stop - start) // self.replayed if self.replayed else 1
-        positive = range(start, stop, width)
-        return list(positive), [row for row in range(start, stop) if row not in positive]
 
 
 class RerankerTraining(TrainStage):
@@ -109,14 +70,17 @@ class RerankerTraining(TrainStage):
         self._start = str(Path(config.start).absolute()) if Path(config.start).is_dir() else config.start
         self._models = {"start": models.fingerprint(config.start)}
         examples, self.counts = read_examples(
-            self.queries, config.negative if config.w_mr > 0 else None, Filters.of(config), with_found=config.mined > 0)
+            self.queries, config.negative if config.reads_negatives else None, Filters.of(config),
+            found_by=config.mined_by if config.mined else None, graded=config.graded > 0)
         self._check(examples)
         trained, self._held_out_examples = examples.split(config.held_out_share, config.held_out_max, self.counts)
-        self._held_out_ids = frozenset(doc_id for _, doc_id in self._held_out_examples.doc_ids())
+        held_out_ids = frozenset(doc_id for _, doc_id in self._held_out_examples.doc_ids())
         self.counts |= {"documents_trained": len(trained), "documents_held_out": len(self._held_out_examples)}
         others = config.w_mr > 0 and config.negative == "other_document"
-        self.replay = Replay(config.replay, config.replayed, max(1, config.mined), config.seed) if config.replay else None
+        replay = Replay(config.replay, config.replayed, max(1, config.mined), config.seed) if config.replay else None
         self.batches = Batches(trained, config.batch - config.replayed, config.seed, fixed=config.search == "cached", others=others)
+        self._maker = BatchMaker(config, self.batches, self.documents, replay, held_out_ids)
+        self.replay = replay
         self.most_workers = self.batches.size
         self._accumulation = config.train.accumulation
         self.steps = -(-self.batches.per_epoch * config.epochs // self._accumulation)
@@ -129,9 +93,12 @@ class RerankerTraining(TrainStage):
                 f"{self.config.documents} lacks {len(unknown)} of the {self.counts['documents_usable']} documents that "
                 f"{self.config.queries} has queries for, first {unknown[0]!r}. Give the documents that the queries were generated from.")
         said = left_out(self.counts)
-        if self.config.w_mr > 0 and self.config.negative in OF_ITS_OWN and len(examples) and (examples.negatives < 0).all():
-            raise InputError(f"{self.config.queries}: none of {len(examples)} documents has a negative query for Eq. 6; left out: {said}. "
-                             "Loosen the settings named there, or train on positives alone: w_mr 0.")
+        if self.config.reads_negatives and self.config.negative in OF_ITS_OWN and len(examples) and (examples.negatives < 0).all():
+            raise InputError(f"{self.config.queries}: none of {len(examples)} documents has a negative query; left out: {said}. "
+                             "Loosen the settings named there, or train on positives alone: w_mr 0, mined_by positive.")
+        if self.config.graded and len(examples) and examples.below and not len(examples.below[0]):
+            raise InputError(f"{self.config.queries} has no query at r under 1, and graded: {self.config.graded} asks for some. Generate "
+                             "at more relevances (--relevances 1 0.75 0.5 0.25 0), or train without: graded 0.")
         if said:
             log.warning("%s: %d of %d documents can be trained on; %s", self.config.queries, self.counts["documents_usable"],
                         self.counts["documents"], said)
@@ -180,51 +147,18 @@ class RerankerTraining(TrainStage):
         return model
 
     def batch(self, number: int, workers: Workers = ALONE) -> Batch:
-        triples = self.batches.triples(number)
-        texts = self.documents.texts([t.doc_id for t in triples])
-        first, stop = workers.span(len(triples))
-        mine = triples[first:stop]
-        per_query, others = self.config.mined, self.documents.texts([d for t in mine for d in self._mined(t, triples, number)])
-        hardest = None if per_query else self._found.get(self.batches.place(number))
-        if hardest is not None:
-            per_query, others = 1, [texts[k] for k in hardest[first:stop]]
-        if per_query:
-            pairs = [(t.positive, text) for i, t in enumerate(mine)
-                     for text in (texts[first + i], *others[i * per_query:(i + 1) * per_query])]
-        else:
-            pairs = [(t.positive, text) for t in mine for text in texts]
-        negatives = [i for i, t in enumerate(mine) if t.negative is not None]
-        pairs += [self._negative_pair(mine[i], texts[first + i]) for i in negatives]
-        columns = 1 + per_query if per_query else len(triples)
-        replayed = workers.mine(self.replay.batch(number)) if self.replay else []
-        pairs += chain.from_iterable(replayed)
-        encoded = self._scorer.tokenize(pairs)
-        return Batch(number, len(mine), columns, first, per_query > 0, negatives, len(replayed), encoded, _duplicates(triples, texts))
-
-    def _mined(self, triple: Triple, triples: list[Triple], number: int) -> list[str]:
-        """Ids of the mined documents of a query, none of them held out. Where BM25 finds too few, others of the batch stand in; of a
-        batch too small for that, some stand twice."""
-        wanted = self.config.mined
-        if not wanted:
-            return []
-        found = [doc_id for doc_id in triple.found[self.config.mined_from - 1:] if doc_id not in self._held_out_ids]
-        rng = np.random.Generator(np.random.Philox(key=stable_hash(f"mined {number} {triple.doc_id}", self.seed)))
-        drawn = [found[i] for i in rng.permutation(len(found))[:wanted]]
-        rest = [t.doc_id for t in triples if t.doc_id != triple.doc_id]
-        return [*drawn, *islice(cycle(rest), wanted - len(drawn))]
-
-    def _negative_pair(self, triple: Triple, text: str) -> tuple[str, str]:
-        """F(q_i, n_i), with n_i in the passage's place, or F(n_i, d_i)."""
-        negative = triple.negative or ""
-        return (triple.positive, negative) if self.config.negative_pair == "query_query" else (negative, text)
+        hardest = None if self.config.mined else self._found.get(self.batches.place(number))
+        return self._maker.make(number, workers, self._scorer.tokenize, hardest)
 
     def loss(self, model: Any, batch: Batch, workers: Workers = ALONE) -> tuple[torch.Tensor, dict[str, float]]:
-        """L_bce + w_mr * L_mr + w_anchor * L_anchor. Documents without a negative are left out of the mean of L_mr."""
+        """L_bce + w_mr * L_mr + w_graded * L_graded + w_anchor * L_anchor. The mean of L_mr is over the documents with a negative."""
         replayed, replayed_others = batch.replayed_rows()
         own_rows, other_rows = batch.own_rows + replayed, self._other_rows(model, batch, workers) + replayed_others
         negative_rows = [batch.row(batch.own, e) for e in range(len(batch.negatives))]
-        scores = self._scorer.with_gradient(model, batch.encoded, own_rows + other_rows + negative_rows, workers)
-        own, others, negative = scores.split([len(own_rows), len(other_rows), len(negative_rows)])
+        rows = (own_rows, other_rows, negative_rows, list(batch.below_rows))
+        scores = self._scorer.with_gradient(model, batch.encoded, list(chain(*rows)), workers)
+        own, others, negative, below = scores.split([len(some) for some in rows])
+        asked = torch.cat([own[:batch.own], below])
         beside, negative = workers.gather(torch.stack([own[batch.negatives], negative], dim=1)).unbind(1)
         own, others = self._beside(own, others, workers)
         loss = bce = bce_loss(own, others)
@@ -234,6 +168,12 @@ class RerankerTraining(TrainStage):
             mr = margin_ranking_loss(beside, negative, self.config.margin, self.config.sign, self.config.activation)
             loss = bce + self.config.w_mr * mr
             measured |= {"mr": mr, "negative_score": negative.mean(), "negative_accuracy": (beside > negative).float().mean()}
+        if self.config.graded:
+            higher, lower = workers.gather(asked[torch.tensor(batch.graded, dtype=torch.long).view(-1, 2)]).unbind(1)
+            if len(higher):
+                graded = graded_loss(higher, lower)
+                loss = loss + self.config.w_graded * graded
+                measured |= {"graded": graded, "graded_accuracy": (higher > lower).float().mean()}
         if self.config.w_anchor:
             before = torch.from_numpy(self._scorer.without_gradient(self._frozen, batch.encoded, own_rows + other_rows)).to(own.device)
             own_before, others_before = self._beside(before[:len(own_rows)], before[len(own_rows):], workers)
@@ -335,8 +275,3 @@ def open_queries(config: TrainRerankerConfig) -> InputFolder:
                          f"negative_round_trip or mined_from + mined asks for {config.deepest_round_trip}. Give `readqg round-trip` again, "
                          f"with --top-k {config.deepest_round_trip}.")
     return folder
-
-
-def _duplicates(triples: list[Triple], texts: list[str]) -> int:
-    positives = [triple.positive for triple in triples]
-    return sum(texts.count(text) > 1 or positives.count(query) > 1 for text, query in zip(texts, positives, strict=True))

@@ -18,7 +18,7 @@ from readqg.workers import ALONE, Workers
 from tests.builders import tiny_cross_encoder, tiny_llama, tiny_t5
 from tests.engine.toys import Killed, begun
 from tests.generator.pairs import pair_row, write_pairs
-from tests.reranker.corpus import reranker_config
+from tests.reranker.corpus import DOCUMENTS, both_queries, query_row, reranker_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_here"), pytest.mark.timeout(900)]
 
@@ -56,7 +56,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pairs(folder / "pairs", [pair_row(i, 1 + i % 2, 2) for i in range(24)], parts=3, rows_per_group=3)
     tiny_t5(folder / "t5")
     tiny_llama(folder / "llama")
-    reranker_config(folder / "reranker")
+    half = [query_row(f"d{i}", 0.5, f"the half of {i}") for i in range(5)]  # that only some have, for training that is graded
+    reranker_config(folder / "reranker", [row for doc_id in DOCUMENTS for row in both_queries(doc_id)] + half)
     return folder
 
 
@@ -178,10 +179,10 @@ def test_anchored_and_with_replay_it_goes_on_as_if_unbroken(inputs: Path, tmp_pa
     assert losses(whole) == losses(broken)
 
 
-def test_two_workers_equal_one_anchored_and_with_replay(inputs: Path, tmp_path: Path) -> None:
+def test_two_workers_equal_one_anchored_graded_and_with_replay(inputs: Path, tmp_path: Path) -> None:
     found = {}
     for workers in (1, 2):
-        trained("reranker", inputs, tmp_path / str(workers), 12, False, w_anchor=1.0, replay=str(inputs / "pairs"), batch=6,
+        trained("reranker", inputs, tmp_path / str(workers), 12, False, w_anchor=1.0, graded=2, replay=str(inputs / "pairs"), batch=6,
                 compute={**HERE, "workers": workers}, train={"optimizer": "sgd"})
         found[workers] = load_file(tmp_path / str(workers) / FILES["reranker"])
     assert max((found[1][name] - found[2][name]).abs().max() for name in found[1]) < 1e-6

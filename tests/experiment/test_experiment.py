@@ -83,10 +83,11 @@ def test_every_switch_at_once_and_the_baseline(place, tmp_path, ray_here):  # no
     values["recipes"] = {
         "all": {"run": {
             "max_documents": 20, "sampling": "coverage", "coverage": {"encoder": encoder}, "queries_like": str(tmp_path / "real.txt"),
-            "generate": {"relevances": [1.0, 0.0], "samples": 2}, "rank": {"passages": "max", "passage_tokens": 16, "passage_stride": 8},
+            "generate": {"relevances": [1.0, 0.5, 0.25], "samples": 2},
+            "rank": {"passages": "max", "passage_tokens": 16, "passage_stride": 8},
             "fusion": {"weight": "learned"},
             "reranker": {"w_anchor": 1.0, "replay": pairs, "ratio_min": -1e9, "negative_round_trip": 10, "unverified": "drop",
-                         "mined": 2}}},
+                         "mined": 2, "mined_by": "negative", "graded": 1, "negative_relevance": 0.25}}},
         "mined": {"trainer": "sentence_transformers", "mining": {"encoder": encoder, "negatives": 2, "range_max": 8, "batch": 8},
                   "run": {"reranker": {"w_mr": 0}, "fusion": {"weight": "learned"}}},
     }

@@ -179,7 +179,7 @@ def test_settings_that_lack_what_they_need_are_refused(tmp_path):
 
     with pytest.raises(ValueError, match="unverified: drop needs negative_round_trip"):
         RerankerSettings(unverified="drop")
-    with pytest.raises(ValueError, match="unverified: positive would make any query"):
+    with pytest.raises(ValueError, match="unverified: positive would make any negative query"):
         RerankerSettings(unverified="positive", negative_round_trip=10)
     with pytest.raises(InputError, match="readqg ratio --queries"):
         RerankerTraining(reranker_config(tmp_path, ratio_min=0.0))

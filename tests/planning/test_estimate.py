@@ -53,6 +53,13 @@ def test_a_cached_search_is_one_epoch_s_and_an_anchor_scores_the_chosen_pairs_on
     assert other.trained - plain.trained == trained
 
 
+def test_graded_training_runs_a_gradient_through_as_many_queries_as_there_are():
+    grid = {"generate": {"relevances": (1.0, 0.5, 0.0)}}
+    plain, two, many = (stage("train", corpus(documents=80), make(RunConfig, {**grid, "reranker": {"w_mr": 0, "graded": n}}))
+                        for n in (0, 2, 9))
+    assert two.trained == many.trained == pytest.approx(2 * plain.trained), "two more queries beside the own and the hardest document's"
+
+
 def test_replayed_pairs_take_places_in_the_batch_and_are_trained_without_a_search():
     facts = corpus(documents=100)
     settings = {"batch": 8, "epochs": 1, "w_mr": 0, "replay": "pairs", "replay_share": 0.25, "held_out_max": 4}

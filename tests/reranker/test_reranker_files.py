@@ -8,6 +8,7 @@ from sentence_transformers import CrossEncoder
 from torch import nn
 
 from readqg.crossencoder import CrossEncoderScorer
+from readqg.reranker.card import model_card
 from readqg.reranker.selection import read_verdict
 from readqg.reranker.training import RerankerTraining
 from tests.reranker.corpus import reranker_config
@@ -85,6 +86,20 @@ def test_the_card_says_what_the_guard_says(saved):
     assert stage.config.start not in card and "best of" not in card  # there was one validation to choose from
     assert "base_model" not in card  # a folder's path is no name on the hub
     assert card.startswith("---\nlibrary_name: sentence-transformers\n")
+
+
+@pytest.mark.parametrize(("settings", "said"), [
+    ({}, "| loss | Eq. 5 + 1.0 x Eq. 6 (sign paper, activation identity, negative pair query_query, margin 0.0), negatives asked at "
+         "r = 0.0 of"),
+    ({"negative": "other_document"}, "margin 0.0) of"),
+    ({"w_mr": 0.0}, "| loss | Eq. 5 alone (positives only) of"),
+    ({"w_mr": 0.0, "graded": 2}, "| loss | Eq. 5 + 1.0 x the order of 2 further queries a document by r of"),
+    ({"w_mr": 0.0, "mined": 4, "mined_by": "negative"}, "alone (positives only), 4 documents a query mined by the negative of"),
+])
+def test_the_card_says_what_was_trained_on(saved, settings, said):
+    stage, _, folder = saved
+    config = type(stage.config).model_validate({**stage.config.model_dump(), **settings})
+    assert said in model_card(config, read_verdict(folder)[0], {}, {}, 2)
 
 
 def test_the_folder_carries_the_weight_of_bm25_learned_on_the_held_out_documents(saved):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from readqg.reranker.losses import anchor_loss, bce_loss, hardest_documents, in_batch_bce_loss, margin_ranking_loss
+from readqg.reranker.losses import anchor_loss, bce_loss, graded_loss, hardest_documents, in_batch_bce_loss, margin_ranking_loss
 
 # Query 0 scores its own document 0 and the other log 3; query 1 the other way round.
 SCORES = torch.tensor([[0.0, math.log(3)], [math.log(3), 0.0]], dtype=torch.float64)
@@ -76,6 +76,12 @@ def test_losses_equal_the_reference(losses):
         sign, activation = key.split(", ")
         loss = margin_ranking_loss(scores.diagonal(), query_query, found["ranking_margin"], sign, activation)
         assert loss.item() == pytest.approx(value, abs=1e-6), key
+
+
+def test_graded_queries_by_hand():
+    higher, lower = torch.tensor([2.0, 0.0]), torch.tensor([2.0, math.log(3)])
+    assert graded_loss(higher, lower).item() == pytest.approx(0.5 * (math.log(2) + math.log(4)))
+    assert graded_loss(torch.tensor([99.0]), torch.tensor([0.0])).item() == pytest.approx(0.0), "in order and far apart costs nothing"
 
 
 def test_the_anchor_by_hand():

@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from readqg import random_rows
 from readqg.errors import InputError
-from readqg.reranker.sampling import Batches, Triple, read_examples
+from readqg.reranker.batches import Batches
+from readqg.reranker.sampling import Filters, Triple, read_examples
 from readqg.shards import open_input
 from tests.reranker.corpus import both_queries, query_row, write_queries
 
@@ -162,3 +164,65 @@ def test_a_placebo_of_another_document_takes_its_positive(number, batch, fixed):
 def test_another_document_with_the_same_query_gives_no_negative(tmp_path):
     examples, _ = _read(tmp_path, [query_row("d1", 1.0, "What is lift"), query_row("d2", 1.0, "what is  lift")], negative="other_document")
     assert {t.negative for t in Batches(examples, 2, seed=0, others=True).triples(0)} == {None}
+
+
+def _grid(doc_id, relevances=(1.0, 0.7, 0.4, 0.0)):
+    return [query_row(doc_id, r, f"{doc_id} at {r}") for r in relevances]
+
+
+def _read_grid(path, rows, filters=None, graded=True, negative="generated"):
+    return read_examples(open_input(write_queries(path / "queries", rows)), negative, filters, graded=graded)
+
+
+def test_negatives_may_be_asked_at_another_r(tmp_path):
+    examples, counts = _read_grid(tmp_path, [*_grid("d1"), *_grid("d2", (1.0, 0.0))], Filters(negative_relevance=0.4), graded=False)
+    assert [examples.triple(i, 0) for i in range(len(examples))] == [Triple("d1", "d1 at 1.0", "d1 at 0.4")]
+    assert (counts["documents_without_negative"], counts["rows_of_other_relevance"]) == (1, 3)
+
+
+def _below(examples, triple):
+    return [(examples.of(triple.doc_id, row)["relevance"], examples.of(triple.doc_id, row)["query"]) for row in triple.below]
+
+
+def test_graded_documents_bring_their_queries_at_all_r_under_1(tmp_path):
+    rows = [*_grid("d1"), query_row("d1", 0.2, None, error="failed"), *_grid("d2", (1.0, 0.0)), *_grid("d3", (1.0,)), *_grid("d4", (0.5,))]
+    examples, _ = _read_grid(tmp_path, rows, negative=None)
+    found = {doc_id: _below(examples, triple) for doc_id, triple in _triples(examples).items()}
+    assert {doc_id: [query for _, query in below] for doc_id, below in found.items()} == {
+        "d1": ["d1 at 0.7", "d1 at 0.4", "d1 at 0.0"], "d2": ["d2 at 0.0"], "d3": []}
+    assert [r for r, _ in found["d1"]] == pytest.approx([0.7, 0.4, 0.0])
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.lists(st.sampled_from([0.0, 0.3, 0.6]), unique=True, max_size=3), min_size=3, max_size=9))
+def test_a_choice_of_documents_keeps_each_its_own_queries(grids):
+    rows = [row for i, grid in enumerate(grids) for row in _grid(f"d{i}", (1.0, *grid))]
+    examples, _ = _read_grid(Path(tempfile.mkdtemp()), rows, negative=None)
+    whole = _triples(examples)
+    for part in examples.split(0.4, 5):
+        for triple in _triples(part).values():
+            assert triple == whole[triple.doc_id]
+            assert {query.split()[0] for _, query in _below(part, triple)} <= {triple.doc_id}
+            assert len(triple.below) == len(grids[int(triple.doc_id[1:])])
+
+
+def test_a_row_of_another_document_is_refused(tmp_path):
+    examples, _ = _read(tmp_path, [*both_queries("d1"), *both_queries("d2")])
+    with pytest.raises(InputError, match="row 2 is of 'd2', not of 'd1': the folder has changed"):
+        examples.of("d1", 2)
+
+
+@pytest.mark.parametrize("negative", ["generated", "second_positive", None])
+@settings(deadline=None, max_examples=20)
+@given(rows=st.lists(
+    st.tuples(st.integers(0, 5), st.sampled_from([1.0, 0.4, 0.0]), st.integers(0, 1), st.sampled_from(["a", "A ", "b", "", None])),
+    min_size=1, max_size=30, unique_by=lambda row: row[:3]))
+def test_rows_read_a_few_at_a_time_are_those_read_at_once(negative, rows):
+    rows = [query_row(f"d{i}", r, query, sample) for i, r, sample, query in rows]
+    read = [_read_grid(Path(tempfile.mkdtemp()), rows, Filters(negative_relevance=0.4), negative=negative)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(random_rows, "_ROWS_AT_A_TIME", 3)
+        read.append(_read_grid(Path(tempfile.mkdtemp()), rows, Filters(negative_relevance=0.4), negative=negative))
+    (at_once, counts), (in_parts, counts_of_parts) = read
+    assert counts == counts_of_parts
+    assert _triples(at_once) == _triples(in_parts)

@@ -3,6 +3,7 @@ import math
 import pickle
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -10,8 +11,12 @@ from readqg.errors import InputError
 from readqg.reranker.losses import in_batch_bce_loss, margin_ranking_loss
 from readqg.reranker.scoring import Float32Linear
 from readqg.reranker.training import RerankerTraining
+from readqg.shards import open_input
 from readqg.workers import ALONE
+from tests.builders import write_folder
+from tests.generator.pairs import pair_row, write_pairs
 from tests.reranker.corpus import DOCUMENTS, both_queries, query_row, reranker_config
+from tests.test_round_trip import round_trip
 
 
 def _without_dropout(config):
@@ -35,6 +40,12 @@ def _plain_logits(model, tokenizer, pairs):
     return model(**inputs).logits[:, 0]
 
 
+def _grids():
+    """Two queries of each document, and of d0 to d5 three more at other r."""
+    rows = [row for doc_id in DOCUMENTS for row in both_queries(doc_id)]
+    return rows + [query_row(f"d{i}", r, f"the {r} of number {i}") for i in range(6) for r in (0.75, 0.5, 0.25)]
+
+
 @pytest.mark.parametrize("batch_tokens", [8192, 60])
 @pytest.mark.parametrize(
     "settings",
@@ -42,10 +53,11 @@ def _plain_logits(model, tokenizer, pairs):
         {"w_mr": 0.0},
         {"margin": 0.3, "w_mr": 2.0},
         {"negative_pair": "query_document", "sign": "authors", "activation": "sigmoid"},
+        {"graded": 2, "w_graded": 0.5},
     ],
 )
 def test_value_and_gradient_are_those_of_the_losses_on_the_full_matrix(tmp_path, settings, batch_tokens):
-    config = _without_dropout(reranker_config(tmp_path, batch_tokens=batch_tokens, **settings))
+    config = _without_dropout(reranker_config(tmp_path, _grids(), batch_tokens=batch_tokens, **settings))
     stage = RerankerTraining(config)
     model, batch, triples = stage.build(), stage.batch(2), stage.batches.triples(2)
     loss, metrics = stage.loss(model, batch)
@@ -64,6 +76,14 @@ def test_value_and_gradient_are_those_of_the_losses_on_the_full_matrix(tmp_path,
         mr = margin_ranking_loss(scores.diagonal(), negative, config.margin, config.sign, config.activation)
         assert metrics["mr"] == pytest.approx(mr.item(), abs=1e-5)
         expected = expected + config.w_mr * mr
+    if config.graded:
+        drawn = [[(1.0, t.positive), *stage._maker.graded(t, 2)] for t in triples]
+        assert sorted({len(queries) for queries in drawn}) == [2, 3], "the one document has a single query below, the other four"
+        pairs = [(a, b, text) for queries, text in zip(drawn, texts, strict=True) for r, a in queries for s, b in queries if r > s]
+        higher, lower = (_plain_logits(model, tokenizer, [(pair[side], pair[2]) for pair in pairs]) for side in (0, 1))
+        graded = -torch.nn.functional.logsigmoid(higher - lower).mean()
+        assert metrics["graded"] == pytest.approx(graded.item(), abs=1e-5)
+        expected = expected + config.w_graded * graded
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
     wanted = _gradients(model, expected)
     assert found.keys() == wanted.keys() == {name for name, _ in model.named_parameters()}
@@ -230,6 +250,55 @@ def test_a_corpus_whose_queries_find_their_own_document_alone_does_not_look_coll
     start = stage.validate(model)
     assert (start["spread"], start["score"]) == (0.0, 1.0)
     assert stage.collapsed(start, stage.validate(model)) is None
+
+
+@pytest.mark.parametrize("settings", [{}, {"search": "cached", "w_mr": 0.0}, {"mined": 2, "mined_from": 1}])
+def test_the_rows_of_a_batch_are_the_pairs_they_are_said_to_be(tmp_path, settings):
+    pairs = write_pairs(tmp_path / "pairs", [pair_row(i, 2, 3) for i in range(5)])
+    config = reranker_config(tmp_path, _grids(), graded=2, replay=str(pairs), replay_share=0.34, batch=6)
+    if "mined" in settings:
+        config = round_trip(config, tmp_path)
+    stage = RerankerTraining(config.model_copy(update=settings))
+    for number in range(2 * stage.batches.per_epoch):
+        batch, triples = stage.batch(number), stage.batches.triples(number)
+        of = stage._scorer.tokenize
+        same = [of([pair]).input_ids[0].tolist() for pair in [(t.positive, DOCUMENTS[t.doc_id]) for t in triples]]
+        assert [batch.encoded.input_ids[row].tolist() for row in batch.own_rows] == same
+        further = [(query, DOCUMENTS[t.doc_id]) for t in triples for _, query in stage._maker.graded(t, number)]
+        assert [batch.encoded.input_ids[row].tolist() for row in batch.below_rows] == [of([pair]).input_ids[0].tolist() for pair in further]
+        replayed, others = batch.replayed_rows()
+        drawn = stage.replay.batch(number)
+        assert [batch.encoded.input_ids[row].tolist() for row in replayed] == [of([p[0]]).input_ids[0].tolist() for p in drawn]
+        assert [batch.encoded.input_ids[row].tolist() for row in others] == [of([p]).input_ids[0].tolist() for q in drawn for p in q[1:]]
+        loss, _ = stage.loss(stage.build(), batch)
+        assert torch.isfinite(loss)
+
+
+def test_graded_queries_of_the_same_words_are_drawn_once(tmp_path):
+    rows = [query_row(doc_id, r, query) for doc_id in DOCUMENTS for r, query in
+            ((1.0, "What is  it"), (0.75, "what is it "), (0.5, "a wing"), (0.25, "A  wing"), (0.0, "else"))]
+    stage = RerankerTraining(reranker_config(tmp_path, rows, graded=4, w_mr=0.0))
+    for triple in stage.batches.triples(0):
+        assert sorted(" ".join(query.lower().split()) for _, query in stage._maker.graded(triple, 0)) == ["a wing", "else"]
+
+
+def test_a_negative_that_is_used_as_a_positive_stands_at_the_r_it_was_asked_at(tmp_path):
+    rows = [query_row(doc_id, r, f"{r} of {doc_id}") for doc_id in DOCUMENTS for r in (0.5, 0.0)]  # every positive is one at r = 0
+    config = round_trip(reranker_config(tmp_path, [*rows, *both_queries("d0"), *both_queries("d1"), *both_queries("d2")]), tmp_path)
+    queries = write_folder(tmp_path / "rated", [{**row, "ratio": 1.0} for row in open_input(config.queries).read().to_pylist()],
+                           open_input(config.queries).schema.append(pa.field("ratio", pa.float32())))
+    settings = {"queries": str(queries), "negative_round_trip": 1, "unverified": "positive", "ratio_min": 0.0, "graded": 2, "w_mr": 0.0}
+    stage = RerankerTraining(config.model_copy(update=settings))
+    for number in range(stage.batches.per_epoch):
+        batch, triples = stage.batch(number), stage.batches.triples(number)
+        asked = [*(t.relevance for t in triples), *(r for t in triples for r, _ in stage._maker.graded(t, number))]
+        assert batch.graded and all(asked[higher] > asked[lower] for higher, lower in batch.graded)
+
+
+def test_graded_training_without_queries_at_other_r_is_refused(tmp_path):
+    rows = [query_row(doc_id, 1.0, f"what is number {doc_id[1:]}") for doc_id in DOCUMENTS]
+    with pytest.raises(InputError, match=r"no query at r under 1.*--relevances 1 0.75"):
+        RerankerTraining(reranker_config(tmp_path, rows, w_mr=0.0, graded=2))
 
 
 def test_training_lowers_the_loss(tmp_path):

@@ -17,7 +17,7 @@ from readqg.reranker.selection import LOG_FILE
 _MOST_POINTS, _MOST_CHECKS = 300, 24
 _SMOOTHED_SHARE = 0.05
 _RESAMPLES = 1_000
-_SCORES = {"own_score": "a query and its own document", "hardest_score": "and the hardest other", "negative_score": "and its r = 0 partner"}
+_SCORES = {"own_score": "a query and its document", "hardest_score": "and the hardest other", "negative_score": "and its negative query"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def learning(model: Place) -> Learning:
     chosen, after = max(reversed(checks[1:]), key=lambda check: check[1]["score"]) if checks[1:] else (0, before)
     return Learning(
         steps=steps[-1]["step"] if steps else 0,
-        losses=_curves(steps, {"loss": "loss", "bce": "Eq. 5 (documents)", "mr": "Eq. 6 (queries)"}),
+        losses=_curves(steps, {"loss": "loss", "bce": "Eq. 5 (documents)", "mr": "Eq. 6 (queries)", "graded": "order of r"}),
         scores=_curves(steps, _SCORES),
         checks=[_check(step, before["ndcg"], found["ndcg"]) for step, found in (checks[i] for i in _kept(checks, chosen))],
         chosen=chosen,
