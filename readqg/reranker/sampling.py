@@ -13,7 +13,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +38,7 @@ _COUNTED = {
     "positives_not_found": "not_found", "positives_of_low_ratio": "low_ratio", "negatives_found": "found",
     "negatives_not_verified": "not_verified", "negatives_used_as_positives": "turned",
 }
+_ROWS_PAIRED_AT_A_TIME = 131_072
 _SAME_RELEVANCE = 1e-6  # relevances are float32
 Negative = Literal["generated", "other_document", "second_positive"]
 OF_ITS_OWN: tuple[Negative, ...] = ("generated", "second_positive")
@@ -209,6 +210,36 @@ def read_examples(
     of each are hashes."""
     filters = filters or Filters()
     usable, documents, counts = _usable(folder, filters, graded)
+    paired = [_paired(some, negative, filters) for some in _document_by_document(usable)]
+    pairs, with_positive = pl.concat([found for found, _ in paired]), sum(number for _, number in paired)
+    sizes = pairs.group_by("document", maintain_order=True).len()["len"].to_numpy()
+    rows_of_negatives = pl.when("same").then(None).otherwise(pl.col("negative")).cast(pl.Int64).fill_null(-1)
+    texts = ("doc_id", "query", *(["found"] if found_by else []), *(["relevance"] if graded else []))
+    examples = Examples(
+        RandomRows(folder, texts), np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]), pairs["positive"].to_numpy(),
+        pairs.select(rows_of_negatives).to_series().to_numpy(), _below(usable, pairs) if graded else None, found_by)
+    with_negative = pairs.filter(pl.col("negative").is_not_null()) if negative in OF_ITS_OWN else pairs
+    return examples, {
+        **counts,
+        "documents": documents,
+        "documents_without_positive": documents - with_positive,
+        "documents_without_negative": with_positive - with_negative["document"].n_unique(),
+        "documents_usable": len(examples),
+        "identical_pairs": int(pairs["same"].sum()),
+        "repeated_positives": pairs.height - pairs["positive_words"].n_unique(),
+    }
+
+
+def _document_by_document(usable: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The same rows in a few frames, each with all rows of its documents, in the order of their hashes."""
+    number = 1 + usable.height // _ROWS_PAIRED_AT_A_TIME
+    edges = [i * 2**64 // number for i in range(number + 1)]
+    for low, high in pairwise(edges):
+        yield usable.filter(pl.col("document").is_between(pl.lit(low, pl.UInt64), pl.lit(high - 1, pl.UInt64)))
+
+
+def _paired(usable: pl.DataFrame, negative: Negative | None, filters: Filters) -> tuple[pl.DataFrame, int]:
+    """(document, positive and negative (rows), positive_words, same; how many documents have a positive), by document and k."""
     positives, negatives = _side(usable, "positive"), _side(usable, "negative")
     of_its_own = negative in OF_ITS_OWN
     needed = of_its_own and (filters.unverified is None or negative == "second_positive")
@@ -221,23 +252,7 @@ def read_examples(
     pairs = paired.with_columns(same=pl.col("positive_words") == pl.col("negative_words")).sort("document", "k")
     if not of_its_own:
         pairs = pairs.with_columns(negative=pl.lit(None, pl.UInt32), same=pl.lit(False))
-    sizes = pairs.group_by("document", maintain_order=True).len()["len"].to_numpy()
-    rows_of_negatives = pl.when("same").then(None).otherwise(pl.col("negative")).cast(pl.Int64).fill_null(-1)
-    texts = ("doc_id", "query", *(["found"] if found_by else []), *(["relevance"] if graded else []))
-    examples = Examples(
-        RandomRows(folder, texts), np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]), pairs["positive"].to_numpy(),
-        pairs.select(rows_of_negatives).to_series().to_numpy(), _below(usable, pairs) if graded else None, found_by)
-    with_negative = pairs.filter(pl.col("negative").is_not_null()) if of_its_own else pairs
-    with_positive = positives["document"].n_unique()
-    return examples, {
-        **counts,
-        "documents": documents,
-        "documents_without_positive": documents - with_positive,
-        "documents_without_negative": with_positive - with_negative["document"].n_unique(),
-        "documents_usable": len(examples),
-        "identical_pairs": int(pairs["same"].sum()),
-        "repeated_positives": pairs.height - pairs["positive_words"].n_unique(),
-    }
+    return pairs.select("document", "positive", "negative", "positive_words", "same"), positives["document"].n_unique()
 
 
 def _usable(folder: InputFolder, filters: Filters, graded: bool) -> tuple[pl.DataFrame, int, dict[str, int]]:

@@ -15,6 +15,8 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +56,9 @@ def main() -> None:
             folder = Path(work) / str(size)
             _prepare(args.what, folder, size)
             driver, worker = (_run(args.what, part, folder) for part in ("--drive", "--train"))
-            print(f"{size:,} documents: the driver {driver['opened']:,.0f} MiB opened, {driver['peak']:,.0f} MiB at the peak; a worker "
-                  f"{worker['opened']:,.0f} MiB opened, {worker['peak']:,.0f} MiB at the peak, at the end {worker['own']:,.0f} MiB without "
-                  "mapped files", flush=True)
+            said = [f"{who} {found['opened']:,.0f} MiB opened, {found['peak']:,.0f} MiB at the peak, {found['own']:,.0f} MiB of that "
+                    "without mapped files" for who, found in (("the driver", driver), ("a worker", worker))]
+            print(f"{size:,} documents: {'; '.join(said)}", flush=True)
 
 
 def _run(what: str, part: str, folder: Path) -> dict[str, float]:
@@ -98,6 +100,7 @@ def _write(path: Path, size: int, schema: pa.Schema, rows: Any, groups: list[int
 
 
 def _drive(what: str, folder: Path) -> None:
+    own = _watch_own()
     compute = Compute(device="cpu", precision="fp32")
     if what == "generator":
         from readqg.generator.training import GeneratorTraining
@@ -113,10 +116,11 @@ def _drive(what: str, folder: Path) -> None:
     opened = _peak()
     stage.prepare()
     (folder / "stage.pickle").write_bytes(pickle.dumps(stage))
-    sys.stdout.write(json.dumps({"opened": opened, "peak": _peak()}) + "\n")
+    sys.stdout.write(json.dumps({"opened": opened, "peak": _peak(), "own": max(own)}) + "\n")
 
 
 def _train(folder: Path) -> None:
+    own = _watch_own()
     torch.set_num_threads(1)
     stage = pickle.loads((folder / "stage.pickle").read_bytes())
     opened = _peak()
@@ -125,7 +129,20 @@ def _train(folder: Path) -> None:
         loss, _ = stage.loss(model, stage.batch(number))
         loss.backward()
     stage.validate(model)
-    sys.stdout.write(json.dumps({"opened": opened, "peak": _peak(), "own": _resident("RssAnon")}) + "\n")
+    sys.stdout.write(json.dumps({"opened": opened, "peak": _peak(), "own": max(own)}) + "\n")
+
+
+def _watch_own() -> list[float]:
+    """What the process holds that is no mapped file, MiB, from now on, twenty times a second."""
+    found = [_resident("RssAnon")]
+
+    def look() -> None:
+        while True:
+            found.append(_resident("RssAnon"))
+            time.sleep(0.05)
+
+    threading.Thread(target=look, daemon=True).start()
+    return found
 
 
 def _peak() -> float:

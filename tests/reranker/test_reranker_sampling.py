@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from readqg import random_rows
 from readqg.errors import InputError
+from readqg.reranker import sampling
 from readqg.reranker.batches import Batches
 from readqg.reranker.sampling import Filters, Triple, read_examples
 from readqg.shards import open_input
@@ -222,7 +223,8 @@ def test_rows_read_a_few_at_a_time_are_those_read_at_once(negative, rows):
     read = [_read_grid(Path(tempfile.mkdtemp()), rows, Filters(negative_relevance=0.4), negative=negative)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(random_rows, "_ROWS_AT_A_TIME", 3)
+        patch.setattr(sampling, "_ROWS_PAIRED_AT_A_TIME", 4)
         read.append(_read_grid(Path(tempfile.mkdtemp()), rows, Filters(negative_relevance=0.4), negative=negative))
     (at_once, counts), (in_parts, counts_of_parts) = read
     assert counts == counts_of_parts
-    assert _triples(at_once) == _triples(in_parts)
+    assert [at_once.triple(i, 0) for i in range(len(at_once))] == [in_parts.triple(i, 0) for i in range(len(in_parts))]
