@@ -125,9 +125,7 @@ def _main(argv: list[str]) -> int:
         argv, passed = _split_submit(argv)
     shared, rest = _shared_flags().parse_known_args(argv[1:])
     command = COMMANDS[argv[0]]
-    rest = _named(command.positional, rest)
-    if command.starts_from:
-        rest = [re.sub("^--from(?==|$)", f"--{command.starts_from}", word) for word in rest]
+    rest = _plain(command, rest)
     try:
         chosen = _parse(argv[0], command.config, shared, rest)
         if isinstance(chosen, config.SubmitConfig):
@@ -188,6 +186,12 @@ def _shared_flags() -> argparse.ArgumentParser:
     return parser
 
 
+def _plain(command: Command, words: list[str]) -> list[str]:
+    """The words with each value behind its flag, and the flags as the config calls them."""
+    words = _named(command.positional, words)
+    return [re.sub("^--from(?==|$)", f"--{command.starts_from}", word) for word in words] if command.starts_from else words
+
+
 def _named(names: tuple[str, ...], words: list[str]) -> list[str]:
     """The words with their flags' names before those at the start that lack them."""
     bare = list(itertools.takewhile(lambda word: not word.startswith("-"), words[: len(names)]))
@@ -220,11 +224,13 @@ def _checked_submit(chosen: config.SubmitConfig, flags: tuple[str, ...]) -> conf
     if chosen.stage and chosen.stage not in COMMANDS:
         raise ConfigError(f"{chosen.stage!r} is no stage. There are: {', '.join(COMMANDS)}.")
     if chosen.stage:
+        command = COMMANDS[chosen.stage]
+        flags = tuple(_plain(command, list(flags)))
         shared, rest = _shared_flags().parse_known_args(flags)
-        parsed = _parse(chosen.stage, COMMANDS[chosen.stage].config, shared, rest)
-        compute = getattr(parsed, "compute", None)
-        if compute is not None and compute.ray_address is None:
-            flags = (*flags, "--compute.ray-address", "auto")
+        parsed = _parse(chosen.stage, command.config, shared, rest)
+        for where, flag in ((getattr(parsed, "compute", None), "--compute.ray-address"), (parsed, "--ray-address")):
+            if getattr(where, "ray_address", "") is None:
+                flags = (*flags, flag, "auto")
     return config.make(config.SubmitConfig, {**chosen.model_dump(), "flags": flags})
 
 

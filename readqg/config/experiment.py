@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from readqg.config.base import Location, OptionalLocation, Settings
+from readqg.config.base import Location, OptionalLocation, Settings, placement
 from readqg.config.machine import MINILM_ENCODER
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9+._-]*$"
@@ -134,3 +134,5 @@ class ExperimentConfig(Settings):
     """Stop after so many cells; the same command goes on."""
     tables_only: bool = False
     """Make the tables of what is there, and run nothing."""
+    ray_address: str | None = placement(None)
+    """None: a local Ray; `auto` (in a job on a cluster) or the address of a running cluster, as of `compute`."""

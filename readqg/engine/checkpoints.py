@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def end(folder: Path, workers: Workers) -> None:
     """This worker's part is written; it and the mark outlast a loss of power."""
     mark = _mark(folder, workers.rank)
     for path in folder.rglob("*"):
-        sync(path)
+        with suppress(FileNotFoundError):  # another worker's, under a name that it has while it is written
+            sync(path)
     mark.touch()
     for path in (mark, folder, folder.parent):
         sync(path)

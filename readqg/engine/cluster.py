@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,6 +31,7 @@ log = logging.getLogger("readqg")
 
 _OBJECT_STORE_BYTES = 1 << 30
 _STARTS = 5
+_FIRST_WORKER_S = 1800.0
 
 
 @contextmanager
@@ -37,8 +39,8 @@ def connect(compute: Compute, out: Place | None = None) -> Iterator[None]:
     """A Ray to work on, whose nodes all see the folder `out`. A connection that is open already is used and left open; a local
     Ray started here ends here.
 
-    Raises `RunError` where the cluster at `compute.ray_address` does not answer, `ConfigError` where it is off this machine and
-    lets in whoever reaches it, or where `out` is not the same on all its nodes."""
+    Raises `RunError` where the cluster at `compute.ray_address` does not answer, or no node of it runs work, `ConfigError` where it is
+    off this machine and lets in whoever reaches it, or where `out` is not the same on all its nodes."""
     if ray.is_initialized():
         _look(out)
         yield
@@ -50,6 +52,7 @@ def connect(compute: Compute, out: Place | None = None) -> Iterator[None]:
                 _start_local_patiently()
             else:
                 _join(compute.ray_address)
+                _await_a_worker()
     except ReadQGError:
         raise
     except Exception as error:  # Ray raises bare ones, too
@@ -86,6 +89,32 @@ def _join(address: str) -> None:
     except ConfigError:
         ray.shutdown()
         raise
+
+
+def _await_a_worker() -> None:
+    """The head of a cluster runs no work, and other nodes may come only when they are asked for: one is, and is waited for, for what the
+    nodes have decides how work is shared out. The work itself asks for the rest.
+
+    Raises `RunError` where none comes."""
+    if _runs_work():
+        return
+    from ray.autoscaler.sdk import request_resources
+
+    log.info("the cluster has no node that runs work: one is asked for, and waited for")
+    request_resources(num_cpus=1)
+    try:
+        began = time.monotonic()
+        while not _runs_work():
+            if time.monotonic() - began > _FIRST_WORKER_S:
+                raise RunError(f"No node that runs work has come in {_FIRST_WORKER_S / 60:.0f} minutes: is there quota, or spot capacity? "
+                               "`ray status` on the head says what it waits for.")
+            time.sleep(1.0)
+    finally:
+        request_resources(bundles=[])
+
+
+def _runs_work() -> bool:
+    return any(node["Alive"] and node["Resources"].get("CPU", 0.0) >= 1 for node in ray.nodes())
 
 
 @ray.remote(num_cpus=0)

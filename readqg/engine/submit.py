@@ -14,16 +14,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import yaml
 
 from readqg.config import SubmitConfig
 from readqg.engine import access, cluster
 from readqg.errors import ConfigError, RunError, first_line
 
-from ray.job_submission import JobStatus, JobSubmissionClient  # isort: skip  (after `cluster`, which sets what Ray reads at import)
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient  # isort: skip  (after `cluster`, which sets what Ray reads at import)
 
 log = logging.getLogger("readqg")
 
@@ -39,15 +41,24 @@ def submit(config: SubmitConfig) -> dict[str, Any]:
     Raises `ConfigError` for an address that is not safe, `RunError` where the cluster does not answer."""
     for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):  # which tell of each step
         logging.getLogger(name).setLevel(logging.ERROR)
+    _without_a_proxy(config.address)
     client = _client(config.address)
     job = config.attach or _submitted(client, config)
     again = f"readqg submit --attach {job} --address {config.address}"
     try:
-        _follow(client, job)
+        details = _follow(client, job)
     except KeyboardInterrupt:
         log.warning("\nThe job goes on. To look again:  %s\nTo end it:       ray job stop --address %s %s", again, config.address, job)
         return {"job": job, "status": "not waited for", "exit_code": 130}
-    return _ended(client, job, again)
+    return _ended(details, job, again)
+
+
+def _without_a_proxy(address: str) -> None:
+    """Requests would send what goes to a tunnel on this machine, the token too, to the proxy that HTTP_PROXY names."""
+    host = access.host_of(address)
+    if access.is_loopback(host):
+        for name in ("NO_PROXY", "no_proxy"):
+            os.environ[name] = ",".join(filter(None, (os.environ.get(name), host)))
 
 
 def entrypoint(stage: str, flags: tuple[str, ...]) -> str:
@@ -133,46 +144,63 @@ def _environment(config: SubmitConfig) -> dict[str, Any]:
     return {"excludes": _LEFT_BEHIND, **given, "working_dir": str(folder)}
 
 
-def _follow(client: JobSubmissionClient, job: str) -> None:
+class _Patience:
+    """With a head or a tunnel that is away for a moment."""
+
+    def __init__(self) -> None:
+        self.answered()
+
+    def answered(self) -> None:
+        self._since = time.monotonic()
+
+    def try_again(self, error: Exception) -> None:
+        """Raises `RunError` where there has been no answer for too long; waits a little else."""
+        if time.monotonic() - self._since > _PATIENCE_S:
+            raise RunError(f"The cluster has not answered for {_PATIENCE_S:.0f} s: {first_line(error)}. The job may go on; look again with "
+                           "--attach.") from error
+        time.sleep(2.0)
+
+
+def _follow(client: JobSubmissionClient, job: str) -> JobDetails:
     """Print the job's log as it grows, until the job ends; over a connection that breaks, too."""
-    printed, since = 0, time.monotonic()
+    printed, patience = _Printed(), _Patience()
     while True:
         try:
-            status = client.get_job_status(job)
-            printed = asyncio.run(_print_log(client, job, printed))
-            since = time.monotonic()
-            if status.is_terminal():
-                return
+            details: JobDetails = client.get_job_info(job)
+            patience.answered()
+            asyncio.run(_print_log(client, job, printed, patience))
+            if details.status.is_terminal():
+                return details
         except RuntimeError as error:
             if "does not exist" in str(error):
                 raise RunError(f"There is no job {job} on this cluster; `ray job list` names those there are.") from None
-            _wait_or_give_up(since, error)
-        except OSError as error:  # of requests and aiohttp: the head or the tunnel is away for a moment
-            _wait_or_give_up(since, error)
+            patience.try_again(error)
+        except (OSError, aiohttp.ClientError) as error:  # those of requests are the former
+            patience.try_again(error)
         time.sleep(0.5)
 
 
-def _wait_or_give_up(since: float, error: Exception) -> None:
-    if time.monotonic() - since > _PATIENCE_S:
-        raise RunError(f"The cluster has not answered for {_PATIENCE_S:.0f} s: {first_line(error)}. The job may go on; look again with "
-                       "--attach.") from error
-    time.sleep(2.0)
+@dataclass
+class _Printed:
+    """Characters of the log that are printed."""
+
+    number: int = 0
 
 
-async def _print_log(client: JobSubmissionClient, job: str, printed: int) -> int:
-    """Characters of the log that are printed by now; the first `printed` are left out."""
+async def _print_log(client: JobSubmissionClient, job: str, printed: _Printed, patience: _Patience) -> None:
+    """What of the log is not printed yet, as it comes."""
     seen = 0
     async for chunk in client.tail_job_logs(job):
-        fresh = chunk[max(0, printed - seen):]
+        patience.answered()
+        fresh = chunk[max(0, printed.number - seen):]
         seen += len(chunk)
         if fresh:
             sys.stdout.write(fresh)
             sys.stdout.flush()
-    return max(seen, printed)
+            printed.number = seen
 
 
-def _ended(client: JobSubmissionClient, job: str, again: str) -> dict[str, Any]:
-    details = client.get_job_info(job)
+def _ended(details: JobDetails, job: str, again: str) -> dict[str, Any]:
     done = details.status == JobStatus.SUCCEEDED
     if not done:
         log.error("job %s: %s. %s\nIts log again: %s", job, details.status.value, details.message or "", again)

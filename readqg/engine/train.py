@@ -6,21 +6,17 @@ only the run's own folder, OUT/_train (mode 0700), is ever loaded, and it is rem
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from readqg import tracking
 from readqg.config import Compute, TrainSettings, identity
 from readqg.engine import checkpoints, cluster
+from readqg.engine.alone import alone
 from readqg.engine.training_log import progress, read_log
 from readqg.engine.training_loop import Job, train_here
 from readqg.errors import FolderError, ReadQGError, RunError
@@ -34,7 +30,6 @@ log = logging.getLogger("readqg")
 
 _STATE = "_train"
 _MAX_FAILURES = 3
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 # glibc gives large tensors back to the system as they are freed, and gets them again page by page: on a CPU, a twentieth of a step. In
 # one arena that keeps what it has it need not. Only in training: other processes should not keep their peaks. Other libraries of C than
 # glibc do not read these.
@@ -54,7 +49,7 @@ def run(stage: TrainStage, config: Any) -> dict[str, Any]:
         return folder.success()
     tracking.check(config.train.trackers)
     _make_private(state)
-    with _alone(state):
+    with alone(state):
         if folder.done:  # by another command, just now
             shutil.rmtree(state, ignore_errors=True)
             return folder.success()
@@ -104,24 +99,6 @@ def _make_private(state: Path) -> None:
             f"{state} can be written by others (owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):o}): its checkpoints are pickles, "
             "which run code as they are read, so it is not read. Delete it, or give another --out."
         )
-
-
-@contextmanager
-def _alone(state: Path) -> Iterator[None]:
-    """Two drivers would write, and clear away, each other's checkpoints. The system lets go of the lock of one that is killed."""
-    lock = FileLock(state / "lock", timeout=0, fallback_to_soft=False)  # a soft one would outlast its driver
-    try:
-        lock.acquire()
-    except Timeout:
-        raise FolderError(f"{state.parent}: another command is training into it. Wait for it, stop it, or give another --out.") from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise FolderError(f"{state} cannot be locked: {error}") from error
-        log.warning("%s is on a file system without locks: no second command may train into it meanwhile", state)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _fit(stage: TrainStage, job: Job, folder: OutputFolder, compute: Compute, train: TrainSettings) -> None:

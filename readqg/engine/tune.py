@@ -15,8 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from readqg.clock import Clock
 from readqg.config import TuneSettings, identity
 from readqg.engine import cluster
+from readqg.engine.alone import alone
 from readqg.errors import ConfigError, RunError
 from readqg.places import is_store
 from readqg.progress import Progress
@@ -27,24 +29,30 @@ from readqg.tuning.search import Range, Search, Trial, trials
 
 import ray  # isort: skip  (after `cluster`, which sets what Ray reads at import)
 from ray import tune  # isort: skip
+from ray.tune.execution import class_cache  # isort: skip
 from ray.tune.schedulers import ASHAScheduler  # isort: skip
 from ray.tune.search.optuna import OptunaSearch  # isort: skip
 
 log = logging.getLogger("readqg")
 
 _TRIALS = "_trials"
+_DEATHS = 2
+"""Times that a trial whose process died is begun again."""
 _FIRST_LINE_CHARS = 300
 
 
 def search(search: Search, config: Any) -> dict[str, Any]:
     """Search into `config.out`; returns what `_SUCCESS` says, and the winner. The same call goes on where one was killed.
 
-    Raises `RunError` where no trial finished; more hours or trials, or another `rungs`, may help; `ConfigError` for a store."""
+    Raises `RunError` where no trial finished; more hours or trials, or another `rungs`, may help; `ConfigError` for a store;
+    `FolderError` where another command searches into it."""
     if is_store(config.out):
         raise ConfigError(f"--out {config.out}: the trials of a search work in files, so it needs a path. Inputs may lie in a store.")
     folder = OutputFolder.begin(config.out, search.name, identity(config), search.inputs(), search.models())
     root = folder.local / _TRIALS
-    if not folder.done:
+    if folder.done:
+        _say_if_more_is_asked(config, trials(root))
+    else:
         _search(search, config, folder)
         found = [t for t in trials(root) if t.status != "begun"]
         if table.best(found) is None:
@@ -60,32 +68,59 @@ def search(search: Search, config: Any) -> dict[str, Any]:
             "table": str(folder.local / "_table.html")}
 
 
+def _say_if_more_is_asked(config: TuneSettings, found: list[Trial]) -> None:
+    if config.trials > len(found):
+        log.warning("%s: this search is done, with %d trials; %d are asked for now. Another --out begins a new one.",
+                    config.out, len(found), config.trials)  # type: ignore[attr-defined]  # every search has one
+
+
+def _ended(root: Path) -> list[Trial]:
+    return [t for t in trials(root) if t.status != "begun"]
+
+
 def _search(search: Search, config: TuneSettings, folder: OutputFolder) -> None:
     root = folder.local / _TRIALS
     root.mkdir(exist_ok=True)
-    done = [t for t in trials(root) if t.status != "begun"]
-    left = config.trials - len(done)
-    seconds = None if config.hours is None else config.hours * 3600 - sum(t.seconds for t in done) / config.compute.workers
-    if left <= 0 or (seconds is not None and seconds <= 0):
-        return
+    with alone(root):
+        clock = Clock(folder.local / "_seconds.json")
+        seconds = None if config.hours is None else config.hours * 3600 - clock.seconds.get(search.name, 0.0)
+        if len(_ended(root)) < config.trials and (seconds is None or seconds > 0):
+            with clock.stage(search.name):
+                _run_trials(search, config, folder, None if seconds is None else time.monotonic() + seconds)
+        for trial in trials(root):  # those that the hours cut off
+            trial.end("stopped")
+
+
+def _run_trials(search: Search, config: TuneSettings, folder: OutputFolder, deadline: float | None) -> None:
+    """Until there are enough, or `deadline` (of the monotonic clock). What Optuna proposes a second time is none, so it may take a few
+    rounds."""
+    root = folder.local / _TRIALS
+    done = _ended(root)
     with cluster.connect(config.compute, folder.local), Progress(search.name, config.trials, "trials", len(done)) as progress:
         resources = _resources(config)
         _prepare(search, folder.local, resources)
-        begun = [t.values for t in trials(root) if t.status == "begun"]
-        state = folder.tmp / "tune"
-        state.mkdir(mode=0o700, parents=True)
-        tuner = tune.Tuner(
-            tune.with_resources(_trainable(search, root), resources),
-            tune_config=tune.TuneConfig(
-                num_samples=left,
-                search_alg=_optuna(search.space, config.search_seed, done, begun),
-                scheduler=_asha(search.rungs, config.reduction, done),
-                max_concurrent_trials=config.compute.workers,
-                time_budget_s=seconds,
-            ),
-            run_config=tune.RunConfig(storage_path=str(state), name=search.name, callbacks=[_Watch(root, progress)], verbose=0),
-        )
-        _quietly(tuner.fit)
+        while (left := config.trials - len(done)) > 0 and (deadline is None or time.monotonic() < deadline):
+            begun = [t.values for t in trials(root) if t.status == "begun"]
+            state = folder.tmp / f"tune-{len(done)}"
+            state.mkdir(mode=0o700, parents=True)
+            tuner = tune.Tuner(
+                tune.with_resources(_trainable(search, root), resources),
+                tune_config=tune.TuneConfig(
+                    num_samples=left,
+                    search_alg=_optuna(search.space, config.search_seed, done, begun),
+                    scheduler=_asha(search.rungs, config.reduction, done),
+                    max_concurrent_trials=config.compute.workers,
+                    time_budget_s=None if deadline is None else deadline - time.monotonic(),
+                ),
+                run_config=tune.RunConfig(
+                    storage_path=str(state), name=search.name, callbacks=[_Watch(root, progress)], verbose=0,
+                    failure_config=tune.FailureConfig(max_failures=_DEATHS),
+                ),
+            )
+            _quietly(tuner.fit)
+            before, done = len(done), _ended(root)
+            if len(done) == before:
+                return
 
 
 def _resources(config: TuneSettings) -> dict[str, float]:
@@ -110,6 +145,8 @@ def _prepared(search: Search, out: Path) -> None:
 def _trainable(search: Search, root: Path) -> Callable[[dict[str, Any]], None]:
     def run_trial(values: dict[str, Any]) -> None:
         trial, began = Trial.begin(root, values), time.monotonic()
+        if trial.status == "failed":  # Tune tries again what has raised, too
+            raise RunError(f"the trial has failed: {trial.result['error']}")
         if trial.has_result:  # proposed a second time
             tune.report({"rung": search.rungs, "score": trial.score if trial.score is not None else -2.0})
             return
@@ -127,12 +164,13 @@ def _trainable(search: Search, root: Path) -> Callable[[dict[str, Any]], None]:
 
 
 def _optuna(space: dict[str, Range], seed: int, done: list[Trial], begun: list[dict[str, Any]]) -> OptunaSearch:
-    """Told what was found, with the trials that were under way first; seeded anew, or it would propose again what it had."""
+    """Told what was found, with the trials that were under way first; seeded by how many there are, or it would propose again what it
+    had."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     spaces = {name: _distribution(span) for name, span in space.items()}
-    found = OptunaSearch(spaces, metric="score", mode="max", seed=seed + len(done), points_to_evaluate=begun or None)
+    found = OptunaSearch(spaces, metric="score", mode="max", seed=seed + len(done) + len(begun), points_to_evaluate=begun or None)
     for trial in done:
         failed = trial.status == "failed" or trial.score is None
         found.add_evaluated_point(trial.values, trial.score or 0.0, error=failed)
@@ -187,6 +225,10 @@ def _quietly(fit: Callable[[], Any]) -> None:
     """Tune says at length, on standard output, what the progress says in a line; and it would have trials work in folders of
     its own."""
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # with its own, Ctrl-C would end the search as if it were done
+    # Tune would hand a store's keys to its workers in their runtime environment, which Ray logs. Local workers inherit them, nodes
+    # have their own.
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update([name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
     loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.train", "ray")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -27,17 +27,20 @@ def experiment(config: ExperimentConfig) -> dict[str, Any]:
     out, matrix = Path(config.out), read_matrix(config.file)
     cells = list(cells_of(matrix))
     if not config.tables_only:
-        _do(place_of(str(out)), matrix, cells, config.cells)
+        _do(place_of(str(out)), matrix, cells, config)
     done = [cell for cell in cells if is_done(place_of(str(out)), cell)]
     written = results.write(place_of(str(out)), matrix, done)
     return {"cells": len(cells), "done": len(done), **written}
 
 
-def _do(out: Place, matrix: Matrix, cells: list[Cell], most: int | None) -> None:
-    missing = [cell for cell in cells if not is_done(out, cell)][:most]
+def _do(out: Place, matrix: Matrix, cells: list[Cell], config: ExperimentConfig) -> None:
+    missing = [cell for cell in cells if not is_done(out, cell)][:config.cells]
     if not missing:
         return
-    with cluster.connect(missing[0].config.compute), Progress("experiment", len(cells), "cells", len(cells) - len(missing)) as progress:
+    compute = missing[0].config.compute
+    if config.ray_address is not None:
+        compute = compute.model_copy(update={"ray_address": config.ray_address})
+    with cluster.connect(compute), Progress("experiment", len(cells), "cells", len(cells) - len(missing)) as progress:
         for cell in missing:
             log.info("cell %s", cell.name)
             folder_of(out, cell).write(*CellRun(out, cell).run())

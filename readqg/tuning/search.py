@@ -92,9 +92,7 @@ class Trial:
     def begin(cls, root: Path, values: Mapping[str, Any]) -> Trial:
         """A trial's folder, with nothing in it that an earlier, broken try has left."""
         trial = cls.named(root, values)
-        values = trial.values
-        trial.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(trial.folder / "values.json", json.dumps(values, sort_keys=True))
+        trial._name()
         if not trial.has_result:
             (trial.folder / "curve.jsonl").unlink(missing_ok=True)
         return trial
@@ -107,6 +105,10 @@ class Trial:
     def has_result(self) -> bool:
         return (self.folder / "result.json").exists()
 
+    def _name(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self.folder / "values.json", json.dumps(self.values, sort_keys=True))
+
     def add(self, rung: int, metrics: Mapping[str, float], seconds: float) -> None:
         with (self.folder / "curve.jsonl").open("a") as file:
             file.write(json.dumps({"rung": rung, **metrics, "seconds": round(seconds, 1)}) + "\n")
@@ -114,6 +116,7 @@ class Trial:
     def end(self, status: Status, error: str | None = None) -> None:
         """The first result stays."""
         if not self.has_result:
+            self._name()  # it may have died before it began
             write_whole(self.folder / "result.json", json.dumps({"status": status, "error": error}))
 
     @cached_property

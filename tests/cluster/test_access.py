@@ -7,8 +7,10 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import aiohttp
 import pytest
 import ray
+from ray.job_submission import JobDetails, JobStatus
 
 from readqg import cli
 from readqg.config import Compute, SubmitConfig
@@ -237,11 +239,62 @@ def test_a_wrong_flag_of_the_stage_costs_no_job(capsys):
      "python -m jobs.train_reranker --queries q --documents d --out 'o;rm -rf /' --compute.ray-address auto"),
     (["tune", "reranker", "--queries", "q", "--documents", "d", "--out", "o", "--compute.ray-address", "auto"],
      "python -m jobs.tune_reranker --queries q --documents d --out o --compute.ray-address auto"),
+    (["train-reranker", "--queries", "q", "--documents", "d", "--from", "x", "--out", "o"],
+     "python -m jobs.train_reranker --queries q --documents d --start x --out o --compute.ray-address auto"),
+    (["experiment", "jobs/experiments/tiny.yaml", "--out", "o"],
+     "python -m jobs.experiment --file jobs/experiments/tiny.yaml --out o --ray-address auto"),
 ])
 def test_the_command_is_that_of_the_script_with_every_flag_quoted(words, command):
     own, passed = cli._split_submit(["submit", *words, "--address", "http://127.0.0.1:1"])
     chosen = cli._checked_submit(SubmitConfig(address="http://127.0.0.1:1", stage=own[own.index("--stage") + 1]), passed)
     assert submit.entrypoint(chosen.stage, chosen.flags) == command
+
+
+@pytest.mark.usefixtures("token")
+def test_what_goes_to_a_tunnel_of_this_machine_goes_through_no_proxy(server, monkeypatch):
+    proxy = HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.server_port}")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "example.org")
+    submit._client(server)
+    assert any(path.startswith("http://") for path, _ in Server.seen), "a proxy is asked for whole addresses"
+    Server.seen.clear()
+    submit._without_a_proxy(server)
+    submit._client(server)
+    proxy.shutdown()
+    assert Server.seen and all(path.startswith("/") for path, _ in Server.seen)
+    assert os.environ["NO_PROXY"] == "example.org,127.0.0.1"
+
+
+class Faltering:
+    """Ray's client behind a tunnel that breaks in the middle of the log, and once when the job's end is asked for."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def get_job_info(self, job):
+        self.asked += 1
+        if self.asked == 2:
+            raise ConnectionError("the tunnel is down")
+        return JobDetails(type="SUBMISSION", submission_id=job, entrypoint="x",
+                          status=JobStatus.SUCCEEDED if self.asked > 3 else JobStatus.RUNNING)
+
+    async def tail_job_logs(self, job):
+        yield "one\n"
+        if self.asked == 1:
+            raise aiohttp.ServerDisconnectedError
+        yield "two\n"
+        if self.asked > 3:
+            yield "three\n"
+
+
+def test_a_log_is_printed_once_however_often_the_connection_breaks(monkeypatch, capsys):
+    monkeypatch.setattr(submit.time, "sleep", lambda seconds: None)
+    client = Faltering()
+    assert submit._follow(client, "job").status == JobStatus.SUCCEEDED
+    assert capsys.readouterr().out == "one\ntwo\nthree\n" and client.asked == 4
 
 
 def test_no_job_for_what_answers_at_once():

@@ -168,6 +168,12 @@ def test_a_kuberay_cluster_wants_a_token_and_opens_no_port_to_the_world(kind):
     assert spec["headGroupSpec"]["serviceType"] == "ClusterIP"
 
 
+def test_the_entrypoint_is_one_command():
+    """KubeRay pastes it into a shell unquoted, after `ray job submit ... --`."""
+    entrypoint = yaml.safe_load((CLUSTER / "kuberay-job.yaml").read_text())["spec"]["entrypoint"]
+    assert entrypoint.startswith("env --chdir=/opt/readqg python -m jobs.run ") and not set(entrypoint) & set("&|;<>$`()\n")
+
+
 def test_the_ray_in_the_files_is_the_one_that_is_pinned():
     pinned = next(line for line in LOCK.read_text().splitlines() if line.startswith("ray=="))
     for kind in KUBERAY:

@@ -94,11 +94,19 @@ def test_a_checkpoint_without_the_marks_of_all_its_workers_is_not_gone_on_from(t
     assert [folder.name for folder in tmp_path.iterdir()] == ["checkpoint-000000010"]
 
 
+def test_a_file_that_another_worker_is_writing_meanwhile_hinders_none(tmp_path):
+    folder = checkpoints.begin(tmp_path, 5, Workers(0, 1))
+    (folder / ".tmp").symlink_to("moved to its own name since")
+    checkpoints.write_facts(folder, {"workers": 1})
+    checkpoints.end(folder, Workers(0, 1))
+    assert checkpoints.newest(tmp_path) == folder
+
+
 def test_a_second_driver_is_refused_while_the_first_trains(tmp_path):
     out = tmp_path / "out"
     state = out / "_train"
     state.mkdir(mode=0o700, parents=True)
-    with FileLock(state / "lock"), pytest.raises(FolderError, match="another command is training into it"):
+    with FileLock(state / "lock"), pytest.raises(FolderError, match="another command is at work in it"):
         train.run(Line(), LineConfig(out=str(out)))
 
 
