@@ -26,10 +26,10 @@ class Clock:
         self._done = set(found["done"])
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Where it was done already, a look at what is there adds nothing."""
+    def stage(self, name: str, again: bool = False) -> Iterator[None]:
+        """Where it was done already, a look at what is there adds nothing, unless it is done `again`."""
         log.info("— %s", name)
-        if name in self._done:
+        if name in self._done and not again:
             yield
             return
         began, before = time.monotonic(), self.seconds.get(name, 0.0)

@@ -20,3 +20,10 @@ def test_interrupted_work_adds_up_and_a_look_at_what_is_done_adds_nothing(tmp_pa
     with Clock(path).stage("rank"):
         time.sleep(0.11)
     assert Clock(path).seconds == {"rank": done}
+
+
+def test_work_that_is_done_again_adds_up_too(tmp_path):
+    for _ in range(2):
+        with Clock(tmp_path / "_seconds.json").stage("search", again=True):
+            time.sleep(0.11)
+    assert Clock(tmp_path / "_seconds.json").seconds["search"] >= 0.2

@@ -85,7 +85,7 @@ def _search(search: Search, config: TuneSettings, folder: OutputFolder) -> None:
         clock = Clock(folder.local / "_seconds.json")
         seconds = None if config.hours is None else config.hours * 3600 - clock.seconds.get(search.name, 0.0)
         if len(_ended(root)) < config.trials and (seconds is None or seconds > 0):
-            with clock.stage(search.name):
+            with clock.stage(search.name, again=True):
                 _run_trials(search, config, folder, None if seconds is None else time.monotonic() + seconds)
         for trial in trials(root):  # those that the hours cut off
             trial.end("stopped")
