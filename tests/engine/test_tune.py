@@ -84,6 +84,7 @@ def test_asha_knows_what_trials_before_the_kill_had(tmp_path):
         9: [], 3: pytest.approx([2.4, 2.7]), 1: [0.8, 0.9]}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_here")
 def test_a_trial_whose_process_dies_is_begun_again(tmp_path):
     settings = config(tmp_path, trials=2, rungs=3, die_once=str(tmp_path / "died"))
