@@ -145,8 +145,6 @@ def _prepared(search: Search, out: Path) -> None:
 def _trainable(search: Search, root: Path) -> Callable[[dict[str, Any]], None]:
     def run_trial(values: dict[str, Any]) -> None:
         trial, began = Trial.begin(root, values), time.monotonic()
-        if trial.status == "failed":  # Tune tries again what has raised, too
-            raise RunError(f"the trial has failed: {trial.result['error']}")
         if trial.has_result:  # proposed a second time
             tune.report({"rung": search.rungs, "score": trial.score if trial.score is not None else -2.0})
             return
@@ -156,9 +154,8 @@ def _trainable(search: Search, root: Path) -> Callable[[dict[str, Any]], None]:
                 if rung.last:  # before Tune hears of it, which ends a trial at its last rung
                     trial.end("finished")
                 tune.report({"rung": number, **rung.metrics})
-        except Exception as error:
+        except Exception as error:  # not raised: Tune would try it again, as it does where a process dies
             trial.end("failed", f"{type(error).__name__}: {error}"[:_FIRST_LINE_CHARS])
-            raise
 
     return run_trial
 
