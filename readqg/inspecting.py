@@ -13,10 +13,10 @@ from rich.text import Text
 from readqg.config import InspectConfig
 from readqg.errors import ConfigError
 from readqg.fetching import local_file
+from readqg.reranker.sampling import SAME_RELEVANCE
 from readqg.shards import InputFolder, open_input
 
 _COLUMNS = ("doc_id", "relevance", "sample", "query", "log_likelihood", "n_tokens", "error")
-_SAME_RELEVANCE = 1e-6  # relevances are float32
 
 
 def inspect(config: InspectConfig) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _scored(queries: pl.LazyFrame, quality: InputFolder) -> pl.LazyFrame:
 def _filters(config: InspectConfig) -> list[pl.Expr]:
     found: list[pl.Expr] = []
     if config.relevance is not None:
-        found.append((pl.col("relevance") - config.relevance).abs() < _SAME_RELEVANCE)
+        found.append((pl.col("relevance") - config.relevance).abs() < SAME_RELEVANCE)
     if config.min_likelihood is not None:
         found.append(pl.col("per_token") >= config.min_likelihood)
     if config.max_likelihood is not None:

@@ -68,10 +68,10 @@ def search(search: Search, config: Any) -> dict[str, Any]:
             "table": str(folder.local / "_table.html")}
 
 
-def _say_if_more_is_asked(config: TuneSettings, found: list[Trial]) -> None:
+def _say_if_more_is_asked(config: Any, found: list[Trial]) -> None:
     if config.trials > len(found):
         log.warning("%s: this search is done, with %d trials; %d are asked for now. Another --out begins a new one.",
-                    config.out, len(found), config.trials)  # type: ignore[attr-defined]  # every search has one
+                    config.out, len(found), config.trials)
 
 
 def _ended(root: Path) -> list[Trial]:

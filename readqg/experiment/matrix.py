@@ -151,11 +151,6 @@ def _config(matrix: Matrix, collection: str, recipe: str, seed: int) -> RunConfi
     if config.fusion.weight == "learned" and (not settings.train or settings.average is not None):
         raise ConfigError(f"{collection}/{recipe}: fusion.weight is learned in training, beside the tuned weights; a recipe that does not "
                           "train, or averages weights, has none. Give it a number there.")
-    if settings.train and settings.trainer == "readqg":
-        try:
-            config.reranker.check_asked(config.generate.relevances)
-        except ConfigError as error:
-            raise ConfigError(f"{collection}/{recipe}: {error}") from None
     return config
 
 
@@ -172,7 +167,11 @@ def _merged(matrix: Matrix, collection: str, recipe: str, seed: int) -> RunConfi
         seeded["reranker"] = {"seed": seed}
     if source.source != "sample":
         seeded["corpus"] = source.source
+    settings = matrix.recipes[recipe]
     try:
-        return make(RunConfig, merge(*layers, seeded))
+        config = make(RunConfig, merge(*layers, seeded))
+        if settings.train and settings.trainer == "readqg":
+            config.reranker.check_asked(config.generate.relevances)
+        return config
     except ConfigError as error:
         raise ConfigError(f"{collection}/{recipe}: {error}") from None

@@ -152,6 +152,8 @@ class BatchMaker:
 
     def graded(self, triple: Triple, number: int) -> list[tuple[float, str]]:
         """(r, query): some of a document's queries at r under 1, no two of the same words, and none of the positive's."""
+        if not triple.below:
+            return []
         words, drawn = {_words(triple.positive)}, list[tuple[float, str]]()
         for i in self._random("graded", triple, number).permutation(len(triple.below)):
             if len(drawn) == self.config.graded:

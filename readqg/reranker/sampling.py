@@ -39,7 +39,7 @@ _COUNTED = {
     "negatives_not_verified": "not_verified", "negatives_used_as_positives": "turned",
 }
 _ROWS_PAIRED_AT_A_TIME = 131_072
-_SAME_RELEVANCE = 1e-6  # relevances are float32
+SAME_RELEVANCE = 1e-6  # relevances are float32
 Negative = Literal["generated", "other_document", "second_positive"]
 OF_ITS_OWN: tuple[Negative, ...] = ("generated", "second_positive")
 """Negatives that a document has or lacks itself."""
@@ -184,7 +184,7 @@ class Filters:
         `not_found`, `low_ratio`, `found`, `not_verified`; `turned`: a query at the negatives' r that is used as a positive."""
         found = (pl.col("rank") <= (self.negative_round_trip or 0)).fill_null(False)
         verified = ~found & (pl.col("ratio") <= self.negative_ratio_max).fill_null(False) if self.unverified else pl.lit(True)
-        low = (pl.col("relevance") - self.negative_relevance).abs() < _SAME_RELEVANCE
+        low = (pl.col("relevance") - self.negative_relevance).abs() < SAME_RELEVANCE
         turned = low & ~verified if self.unverified == "positive" else pl.lit(False)
         rows = rows.with_columns(
             turned=turned, found=low & found & (self.unverified is None),
