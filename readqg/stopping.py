@@ -30,22 +30,26 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked = False
+    asked: int | None = None
 
     def stop(number: int, _frame: FrameType | None) -> None:
         nonlocal asked
-        if asked:
+        if asked is not None:
             os._exit(128 + number)
-        asked = True
+        asked = number
         raise Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in _SIGNALS}
     try:
         yield
+    except KeyboardInterrupt as interrupt:  # Ray's waits raise one of their own, whatever the handler raised
+        if isinstance(interrupt, Stopped):
+            raise
+        raise Stopped(signal.SIGINT if asked is None else asked) from interrupt
     finally:
         for number, handler in before.items():
             # Python's own handler would only raise a traceback out of the last few steps before the end.
-            signal.signal(number, signal.SIG_DFL if asked else handler)
+            signal.signal(number, handler if asked is None else signal.SIG_DFL)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -24,10 +25,33 @@ except Stopped as stop:
     raise SystemExit(stop.exit_code)
 """
 
+WAITS_IN_RAY = """
+import ray
+from readqg.stopping import Stopped, stoppable
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+
+@ray.remote
+class Event:
+    async def never(self):
+        import asyncio
+        await asyncio.Event().wait()
+
+try:
+    with stoppable():
+        waited = Event.remote().never.remote()
+        print("begun", flush=True)
+        ray.wait([waited])
+except Stopped as stop:
+    raise SystemExit(stop.exit_code)
+"""
+
 
 def begun(cleaning_s):
-    program = subprocess.Popen([sys.executable, "-c", PROGRAM.format(cleaning_s=cleaning_s)], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    return started(PROGRAM.format(cleaning_s=cleaning_s))
+
+
+def started(text):
+    program = subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert program.stdout.readline() == "begun\n"
     return program
 
@@ -47,3 +71,11 @@ def test_a_second_signal_ends_at_once():
     program.send_signal(signal.SIGINT)
     said, complained = program.communicate(timeout=30)
     assert (said, complained, program.returncode) == ("", "", 130)
+
+
+def test_a_signal_in_a_wait_of_ray_is_the_same():
+    """Ray turns whatever a handler raises in its waits into a `KeyboardInterrupt` of its own."""
+    program = started(WAITS_IN_RAY)
+    time.sleep(1)  # to be in the wait
+    program.send_signal(signal.SIGTERM)
+    assert (program.wait(timeout=30), program.stderr.read()) == (143, "")
