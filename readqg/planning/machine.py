@@ -11,6 +11,8 @@ from readqg.errors import InputError
 from readqg.planning.work import Work
 
 _SEARCHED_PER_S = 1e8  # documents whose BM25 scores are added up and sorted, on one core
+_SHARD_S = 0.03  # what the driver takes for a shard, one after another, whatever its work (tests/benchmarks/bench_shards.py)
+_SPARE = 4  # times that the workers should take longer for a shard, all together, than the driver
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ class Machine:
 @dataclass(frozen=True)
 class Estimate:
     """One stage on a machine. `hours`: wall time without failures; `expected_hours`: with them; `lost_hours`: worker-hours that
-    failures are expected to cost; `dollars`: of the workers that the stage uses, at the expected hours."""
+    failures are expected to cost; `dollars`: of the workers that the stage uses, at the expected hours; `fewer_shards`: 1, or, where
+    the driver cannot hand out shards as fast as they are done, how many times larger a shard should be."""
 
     work: Work
     workers: int
@@ -126,6 +129,7 @@ class Estimate:
     expected_hours: float
     lost_hours: float
     dollars: float
+    fewer_shards: int = 1
 
 
 def estimate(work: Work, documents: int, machine: Machine, checkpoint_steps: int) -> Estimate:
@@ -136,10 +140,12 @@ def estimate(work: Work, documents: int, machine: Machine, checkpoint_steps: int
     rate f a node-hour, each costing c hours, the time becomes T / (1 - f c): the failures during the time lost count too."""
     shared, fixed = machine.rates.seconds(work, documents)
     parallel = 1 if work.stage in ("train", "retrieve", "round-trip", "import") else min(machine.workers, work.shards)
+    worked, handed_out = shared / parallel, work.shards * _SHARD_S if parallel > 1 else 0.0
     # The last shards end together only on average: half a shard of waiting.
-    seconds = shared / parallel + fixed + (shared / work.shards / 2 if parallel > 1 else 0.0)
+    seconds = max(worked, handed_out) + fixed + (shared / work.shards / 2 if parallel > 1 else 0.0)
     kept = min(1.0, checkpoint_steps / max(work.units, 1)) if work.stage == "train" else 1 / work.shards
     share = machine.failures_per_node_hour * (shared * kept / 2 + machine.restart_s) / 3600
     expected = seconds / (1 - share) if share < 1 else math.inf
     return Estimate(work, parallel, seconds / 3600, expected / 3600, parallel * (expected - seconds) / 3600,
-                    expected / 3600 * parallel * machine.price)
+                    expected / 3600 * parallel * machine.price,
+                    2 ** math.ceil(math.log2(_SPARE * handed_out / worked)) if handed_out > worked else 1)

@@ -1,6 +1,7 @@
 """Jobs on a real cluster with a token, started and ended by cluster/local.sh: every script, the whole way, kills, nodes that
 come and go. Only processes that the script started are ended."""
 
+import contextlib
 import json
 import os
 import re
@@ -158,15 +159,30 @@ def wait_for_parts(out, count, process):
         time.sleep(0.1)
 
 
+def nodes_at_work(out, process, count, known=frozenset()):
+    """Ids of the nodes that had a shard in hand, once there are `count` with those `known`, or the job has ended."""
+    found = set(known)
+    while len(found) < count and process.poll() is None:
+        for file in (out / "_attempts").glob("0*"):
+            with contextlib.suppress(OSError, ValueError):  # done meanwhile
+                found.add(json.loads(file.read_text())["node"])
+        time.sleep(0.05)
+    return found
+
+
 @pytest.mark.usefixtures("documents")
-def test_generation_goes_on_when_a_node_leaves_and_another_comes(cluster, place, tmp_path):  # noqa: F811
-    cluster.job(*generate(place, tmp_path / "quiet"))
-    process = cluster.start_job(*generate(place, tmp_path / "troubled"))
+def test_generation_goes_on_when_a_node_leaves_and_uses_another_that_comes(cluster, place, tmp_path):  # noqa: F811
+    slow = ["--shard-rows", "1", "--max-new-tokens", "300"]  # a second or more a shard, for a node takes some to come
+    cluster.job(*generate(place, tmp_path / "quiet", *slow))
+    process = cluster.start_job(*generate(place, tmp_path / "troubled", *slow))
+    first = nodes_at_work(tmp_path / "troubled", process, 2)
     wait_for_parts(tmp_path / "troubled", 1, process)
     cluster.remove_node(1)
     cluster.add_node(2)
+    later = nodes_at_work(tmp_path / "troubled", process, 3, first)
     log = process.communicate(timeout=900)[0]
     assert process.returncode == 0, log[-4000:]
+    assert len(later) == 3, "the node that came had no shard in hand"
     assert rows(tmp_path / "troubled") == rows(tmp_path / "quiet")
     assert verified(tmp_path / "troubled")
 

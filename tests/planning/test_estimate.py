@@ -118,6 +118,17 @@ def test_more_workers_never_take_longer_and_failures_never_help(workers, failure
     assert more.workers <= shards
 
 
+def test_where_the_driver_bounds_a_stage_larger_shards_make_it_as_fast_as_its_workers():
+    def asked(shards):
+        work = Work("generate", 1, "queries", "documents", generated=1e8, shards=shards)
+        return estimate(work, 1, Machine("m", RATES, workers=512), 20)
+
+    bound = asked(1_000_000)
+    assert bound.hours * 3600 > 1_000_000 * 0.02 and bound.fewer_shards > 1
+    mended = asked(1_000_000 // bound.fewer_shards)
+    assert mended.fewer_shards == 1 and mended.hours < bound.hours / 10
+
+
 def test_expected_hours_are_those_of_a_simulated_worker_that_is_killed_at_random():
     shard_s, shards, failures, restart_s = 60.0, 500, 2.0, 30.0
     work = Work("generate", 1, "queries", "documents", generated=shard_s * shards * RATES.generate_tokens_per_s, shards=shards)
