@@ -116,7 +116,8 @@ def _summary(corpus: Corpus, config: PlanConfig, found: Calibration, machine: Ma
         "stages": {
             stage.work.stage: {
                 "units": stage.work.units, "unit": stage.work.unit, "tokens": stage.work.tokens, "workers": stage.workers,
-                "shards": stage.work.shards, "fewer_shards": stage.fewer_shards, "hours": stage.hours, "expected_hours": stage.expected_hours, "lost_hours": stage.lost_hours,
+                "shards": stage.work.shards, "fewer_shards": stage.fewer_shards,
+                "hours": stage.hours, "expected_hours": stage.expected_hours, "lost_hours": stage.lost_hours,
                 "disk_gib": stage.work.disk_bytes / _GIB, "memory_gib": _memory(stage, corpus, config, found) / _GIB,
                 "dollars": stage.dollars, "grows_with": stage.work.grows_with,
             } for stage in stages

@@ -21,7 +21,8 @@ from readqg.crossencoder import CrossEncoderScorer
 from readqg.errors import ConfigError
 from readqg.evaluation.encoder import BiEncoder
 from readqg.reranker.card import write_model
-from readqg.reranker.sampling import Examples, Filters, read_examples
+from readqg.reranker.examples import Examples
+from readqg.reranker.sampling import Filters, read_examples
 from readqg.reranker.selection import HeldOut, guard, write_learned_weights
 from readqg.reranker.training import open_queries
 from readqg.shards import OutputFolder

@@ -12,8 +12,8 @@ import numpy as np
 
 from readqg.config import TrainRerankerConfig
 from readqg.corpus import Documents
+from readqg.reranker.examples import Examples, Triple
 from readqg.reranker.replay import Replay
-from readqg.reranker.sampling import Examples, Triple
 from readqg.shards import stable_hash
 from readqg.tokenizing import EncodedPairs, PairTokenizer
 from readqg.workers import Workers

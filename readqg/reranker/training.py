@@ -30,6 +30,7 @@ from readqg.crossencoder import load_model
 from readqg.errors import InputError
 from readqg.reranker import card
 from readqg.reranker.batches import Batch, Batches, BatchMaker
+from readqg.reranker.examples import Examples, left_out
 from readqg.reranker.losses import anchor_loss, bce_loss, graded_loss, hardest_documents, margin_ranking_loss
 from readqg.reranker.replay import Replay
 from readqg.reranker.sampling import (
@@ -37,9 +38,7 @@ from readqg.reranker.sampling import (
     QUERY_COLUMNS,
     RATIO_COLUMNS,
     ROUND_TRIP_COLUMNS,
-    Examples,
     Filters,
-    left_out,
     read_examples,
 )
 from readqg.reranker.scoring import TrainingScorer, keep_head_in_float32

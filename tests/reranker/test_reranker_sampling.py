@@ -9,7 +9,8 @@ from readqg import random_rows
 from readqg.errors import InputError
 from readqg.reranker import sampling
 from readqg.reranker.batches import Batches
-from readqg.reranker.sampling import Filters, Triple, read_examples
+from readqg.reranker.examples import Triple
+from readqg.reranker.sampling import Filters, read_examples
 from readqg.shards import open_input
 from tests.reranker.corpus import both_queries, query_row, write_queries
 
