@@ -13,6 +13,7 @@ from readqg.config.stages import (
     CoverageSettings,
     FusionSettings,
     GenerateSettings,
+    LabelConfig,
     QualitySettings,
     RankSettings,
     RatioSettings,
@@ -167,6 +168,8 @@ class PlanConfig(RunConfig):
     """Queries to search and re-rank; none: those of the corpus."""
     label_pairs: int = Field(0, ge=0)
     """Pairs to label for the generator beforehand."""
+    label_shard_rows: int = Field(LabelConfig.model_fields["shard_rows"].default, ge=1)
+    """Of a shard of these."""
     machine: Literal["here", "h100", "a100", "l4"] = "here"
     """`here` is measured for a minute; the rates of the others are assumed from their peak, unless `rates` says better."""
     accelerators: int = Field(1, ge=1)

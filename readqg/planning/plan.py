@@ -88,7 +88,7 @@ def _machine(config: PlanConfig, rates: Rates) -> Machine:
 
 
 def _stages(corpus: Corpus, config: PlanConfig, found: Calibration, machine: Machine) -> list[Estimate]:
-    work = work_of(corpus, config, found.scorer_bytes, config.label_pairs)
+    work = work_of(corpus, config, found.scorer_bytes, config.label_pairs, config.label_shard_rows)
     return [estimate(stage, corpus.documents, machine, config.train.checkpoint_steps) for stage in work]
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from readqg.config import LabelConfig, RunConfig
+from readqg.config import RunConfig
 from readqg.reranker.selection import CANDIDATES
 
 _QUERY_ROW_BYTES = 90  # a generated query in compressed Parquet
 _RUN_ROW_BYTES = 24
 _CHECKPOINT_COPIES = 4  # the weights, two moments, and the best weights so far
 _SPECIAL_TOKENS = 3
-_LABEL_ROWS = LabelConfig.model_fields["shard_rows"].default
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,11 @@ class Work:
         return 2 * (self.generated * generator_parameters + self.scored * scorer_parameters) + 6 * self.trained * scorer_parameters
 
 
-def work_of(corpus: Corpus, config: RunConfig, model_bytes: float, label_pairs: int = 0) -> list[Work]:
+def work_of(corpus: Corpus, config: RunConfig, model_bytes: float, label_pairs: int = 0, label_shard_rows: int = 1) -> list[Work]:
     """The stages of `readqg run` in order; with `label_pairs`, labelling that many pairs stands first.
 
     `model_bytes`: the cross-encoder's weights in float32."""
-    stages = [_label(corpus, config, label_pairs)] if label_pairs else []
+    stages = [_label(corpus, config, label_pairs, label_shard_rows)] if label_pairs else []
     stages.append(Work("import", corpus.documents, "documents", "documents", disk_bytes=0.45 * corpus.documents * corpus.text_bytes,
                        shards=-(-corpus.documents // config.documents.shard_rows)))
     if corpus.queries:
@@ -112,9 +111,9 @@ def _queries_written(corpus: Corpus, config: RunConfig) -> int:
     return written_for(corpus, config) * len(config.generate.relevances) * config.generate.samples
 
 
-def _label(corpus: Corpus, config: RunConfig, pairs: int) -> Work:
+def _label(corpus: Corpus, config: RunConfig, pairs: int, shard_rows: int) -> Work:
     tokens = pairs * corpus.pair_tokens(config.rank.max_length, corpus.query_tokens)
-    return Work("label", pairs, "pairs", "pairs", scored=tokens, disk_bytes=pairs * _RUN_ROW_BYTES, shards=-(-pairs // _LABEL_ROWS))
+    return Work("label", pairs, "pairs", "pairs", scored=tokens, disk_bytes=pairs * _RUN_ROW_BYTES, shards=-(-pairs // shard_rows))
 
 
 def _generate(corpus: Corpus, config: RunConfig) -> Work:
