@@ -172,8 +172,8 @@ def nodes_at_work(out, process, count, known=frozenset()):
 
 @pytest.mark.usefixtures("documents")
 def test_generation_goes_on_when_a_node_leaves_and_uses_another_that_comes(cluster, place, tmp_path):  # noqa: F811
-    # Seconds a shard, a query or two at a time: a node takes half a minute to go and one to come and work.
-    slow = ["--shard-rows", "1", "--max-new-tokens", "300", "--samples", "40", "--batch-tokens", "1000"]
+    # Three workers, of which one node has room for two; and seconds a shard, for a node takes half a minute to go and one to come and work.
+    slow = ["--shard-rows", "1", "--max-new-tokens", "300", "--samples", "20", "--batch-tokens", "1000", "--compute.workers", "3"]
     cluster.job(*generate(place, tmp_path / "quiet", *slow))
     process = cluster.start_job(*generate(place, tmp_path / "troubled", *slow))
     first = nodes_at_work(tmp_path / "troubled", process, 2)
