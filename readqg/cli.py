@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import functools
 import io
 import itertools
@@ -86,7 +87,10 @@ EXIT_CODES = {
 # Parts of a summary that files of the output folder hold, or that a table has shown.
 _NOT_SHOWN = {
     "parts", "files", "fingerprint", "config", "evaluation", "cut", "seconds", "stages", "if_larger", "findings", "rows", "rounds",
+    "warnings",
 }
+_IN_SHORT = {"run": ("use", "report"), "plan": ("total",)}
+"""Of commands that end with a table and a verdict: what is said once more, on standard output. With `--json`, all is."""
 
 
 class _WrongFlags(ConfigError):
@@ -117,7 +121,8 @@ def _main(argv: list[str]) -> int:
     if argv[0] == "tune" and len(argv) > 1:
         argv = [f"tune-{argv[1]}", *argv[2:]]
     if argv[0] not in COMMANDS:
-        message = f"no command {argv[0]!r}. There are: {', '.join(COMMANDS)}."
+        like = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        message = f"no command {argv[0]!r}. {f'Perhaps you meant {like[0]}. ' if like else ''}There are: {', '.join(COMMANDS)}."
         Console(stderr=True).print(f"readqg: {message}", highlight=False, markup=False)
         return _failed(argv[0], ConfigError.__name__, message, "--json" in argv, 2)
     _logs()
@@ -341,7 +346,7 @@ def _show(name: str, summary: dict[str, Any], as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps({"command": name, **summary}, default=str) + "\n")
         return
-    shown = {k: v for k, v in summary.items() if k not in _NOT_SHOWN}
+    shown = {k: v for k, v in summary.items() if k in _IN_SHORT.get(name, summary) and k not in _NOT_SHOWN and v is not None}
     for key, value in _flat(shown):
         Console().print(f"{key:<24} {value}", markup=False, highlight=False, soft_wrap=True)
 

@@ -89,6 +89,9 @@ def _filters(config: InspectConfig) -> list[pl.Expr]:
 
 
 def _table(rows: pl.DataFrame) -> None:
+    if rows.is_empty():
+        Console(stderr=True).print("No query fits.")
+        return
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("document")
     for name in ("r", "nats/token", "times", "score"):

@@ -51,9 +51,9 @@ def test_what_the_system_refuses_is_said_without_a_traceback(capsys, tmp_path):
 
 
 def test_an_unknown_command_names_those_there_are(capsys):
-    code, _, err = run(capsys, "trian")
+    code, _, err = run(capsys, "generrate")
     assert code == 2
-    assert "train-reranker" in err.replace("\n", "")
+    assert "Perhaps you meant generate." in err and "train-reranker" in err.replace("\n", "")
 
 
 def test_flags_win_over_the_file_which_wins_over_the_preset(capsys, tmp_path):

@@ -104,6 +104,15 @@ def test_too_many_bad_lines_stop_the_import_with_three_examples(tmp_path):
     assert do(path, tmp_path / "out", max_rejected_share=0.1).rows == {"documents": 100}
 
 
+def test_a_bad_line_or_two_of_a_short_file_do_not_stop_the_import_unless_none_may_be_bad(tmp_path):
+    path = write_lines(tmp_path / "corpus.jsonl", [*documents(18), b"{", b"{"])
+    assert do(path, tmp_path / "out").rows == {"documents": 18}
+    with pytest.raises(InputError, match=r"allow them: --max-rejected-share 0\.1 \(in `readqg run`: --documents\.max-rejected-share\)"):
+        do(path, tmp_path / "none", max_rejected_share=0)
+    with pytest.raises(InputError, match="2 of 19 lines"):
+        do(write_lines(tmp_path / "shorter.jsonl", [*documents(17), b"{", b"{"]), tmp_path / "shorter", kind="documents")
+
+
 def test_a_missing_field_names_the_fields_found(tmp_path):
     path = write_lines(tmp_path / "corpus.jsonl", [{"_id": "1", "body": "a", "headline": "b"}])
     with pytest.raises(InputError, match="no field text; found: _id, body, headline"):
@@ -116,7 +125,10 @@ def test_a_missing_column_is_said_at_once(tmp_path):
     (tmp_path / "corpus.csv").write_text("key,text\n1,a\n")
     with pytest.raises(InputError, match=r"no column for the id \(_id or doc_id or id\)\. Its columns: key, text\..*--id-field"):
         do(tmp_path / "corpus.csv", tmp_path / "out")
+    with pytest.raises(InputError, match=r"no column for the title \(headline\).*--title-field"):
+        do(tmp_path / "corpus.csv", tmp_path / "out", id_field="key", title_field="headline")
     assert do(tmp_path / "corpus.csv", tmp_path / "out", id_field="key").rows == {"documents": 1}
+
 
 def test_all_odd_columns_are_said_at_once_with_the_flags_to_use(tmp_path):
     (tmp_path / "corpus.csv").write_text("Document ID,Headline,Body,Year\na,T,some text,1999\n")
@@ -143,7 +155,6 @@ def test_a_csv_of_excel_s_with_semicolons_is_read(tmp_path):
     (tmp_path / "corpus.csv").write_text('_id;title;text\n1;"a; b";one, two\n')
     do(tmp_path / "corpus.csv", tmp_path / "out")
     assert list(Documents.open(tmp_path / "out")) == [{"doc_id": "1", "title": "a; b", "text": "one, two"}]
-
 
 
 def test_a_csv_line_with_too_few_fields_is_set_aside(tmp_path):

@@ -145,6 +145,14 @@ def test_too_many_bad_files_stop_the_import(tmp_path):
     assert do(source, tmp_path / "out", max_rejected_file_share=0.7).rows == {"documents": 1}
 
 
+def test_every_file_that_cannot_be_used_is_named_as_it_is(tmp_path):
+    summary = do(write(tmp_path / "in", {"a.txt": "good", "b.txt": "too", "Übergabe Büro.txt": b"\xfc", "leer.txt": ""}), tmp_path / "out")
+    for said in ("Übergabe Büro.txt: not valid UTF-8; save it as UTF-8", "leer.txt: holds no text"):
+        assert said in summary.warnings[0]
+    assert "Übergabe Büro.txt" in (tmp_path / "out" / "_rejected.jsonl").read_text()
+    assert all("line" not in row for row in rejected(tmp_path / "out"))
+
+
 @pytest.mark.parametrize(("module", "file"), [("pypdf", "a.pdf"), ("bs4", "a.html")])
 def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch, module, file):
     monkeypatch.setattr(text_files, "find_spec", lambda name: None if name == module else object())

@@ -90,7 +90,7 @@ class RunConfig(Settings):
     """The whole way for one corpus."""
 
     corpus: OptionalLocation = None
-    """A BEIR folder or a file of documents; none: the sample that comes with the package."""
+    """A BEIR folder, a file of documents, or a folder of text files; none: the sample that comes with the package."""
     out: Location = "readqg-out"
     """The folder to make: every stage's folder, `reranker`, `report.html`, `summary.json`."""
     split: str = "test"

@@ -20,7 +20,7 @@ class ImportSettings(Settings):
     max_text_chars: int = Field(1_000_000, ge=1)
     """Longer texts are cut here, and counted."""
     max_rejected_share: float = Field(0.01, ge=0, le=1)
-    """The import fails when more than this share of the lines is bad."""
+    """The import fails when more than this share of the lines is bad; of a short file three may be, a tenth of it at most. 0: none."""
     max_rejected_file_share: float = Field(0.5, ge=0, le=1)
     """The same of text files (.txt, .md, .html, .pdf) that cannot be read."""
     passage_words: int = Field(200, ge=0)
@@ -77,7 +77,7 @@ class ImportQueriesConfig(Settings):
     split: str = "train"
     """Which `qrels/SPLIT.tsv` of a folder."""
     max_rejected_share: float = placement(0.01, ge=0, le=1)
-    """The import fails when more than this share of the lines is bad."""
+    """The import fails when more than this share of the lines is bad; of a short file three may be, a tenth of it at most. 0: none."""
     shard_rows: int = Field(2048, ge=1)
     """Queries of a shard."""
 

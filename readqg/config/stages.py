@@ -174,8 +174,8 @@ class GenerateSettings(Settings):
     """Of a query at most."""
     batch_tokens: int = Field(16384, ge=1)
     """Tokens of a batch, prompts, document and query together, padding included."""
-    shard_rows: int = Field(256, ge=1)
-    """Documents of a shard."""
+    shard_rows: int = Field(64, ge=1)
+    """Documents of a shard: what a kill costs, and how finely progress shows. Many GPUs want more (`readqg plan` says when)."""
     seed: int = 0
     """Of top_k decoding's draws, which hang on it, document, r, sample and step alone."""
 

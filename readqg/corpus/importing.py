@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ import pyarrow as pa
 from readqg.config import ImportConfig, identity
 from readqg.corpus.files import Line
 from readqg.corpus.naming import title_hint
-from readqg.corpus.rows import SCHEMAS, RowReader
+from readqg.corpus.rows import SCHEMAS, RowReader, allowed_bad
 from readqg.corpus.sources import Source, import_sources
 from readqg.errors import FolderError, InputError
 from readqg.places import Place, place_of
@@ -136,7 +137,9 @@ class _Scan:
             self.examples.append(f"{line.where}: {line.reason}")
         file = str(self.source.path / line.file) if line.file and line.file != self.source.path.name else str(self.source.path)
         row = {"file": file, "line": line.number, "reason": line.reason, "excerpt": line.excerpt}
-        rejects.write(json.dumps(row | ({"page": line.page} if line.page else {})) + "\n")
+        if line.file and not line.number:  # of a whole file
+            del row["line"]
+        rejects.write(json.dumps(row | ({"page": line.page} if line.page else {}), ensure_ascii=False) + "\n")
 
     def good_rows(self, config: ImportConfig) -> Iterator[dict[str, Any]]:
         """The canonical rows, once more."""
@@ -152,7 +155,7 @@ def _spool(source: Source, files: ExitStack) -> TextIO | None:
 
 def _scan_all(config: ImportConfig, scans: list[_Scan], out: Place) -> ImportSummary:
     rejects_file = out / "_rejected.jsonl"
-    with appearing(rejects_file) as partial, partial.open("w", encoding="utf-8") as rejects:
+    with appearing(rejects_file) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace") as rejects:
         for scan in scans:
             scan.look(rejects)
     if not any(scan.rejected for scan in scans):
@@ -172,13 +175,15 @@ def _judge(scan: _Scan, config: ImportConfig, rejects_file: Place) -> None:
     """Raises `InputError` where nothing good can come of this file."""
     path, kind, notes = scan.source.path, scan.source.kind, scan.reader.notes
     flag = "max_rejected_file_share" if scan.source.of_files else "max_rejected_share"
-    allowed = getattr(config, flag)
-    if scan.rejected - scan.bad_pages > allowed * scan.lines:
+    share, bad = getattr(config, flag), scan.rejected - scan.bad_pages
+    if bad > (share * scan.lines if scan.source.of_files else allowed_bad(share, scan.lines)):
         cure = "Mend them" if scan.source.named else "Mend them, name the right fields"
+        enough = math.ceil(100 * bad / scan.lines) / 100
         raise InputError(
-            f"{path}: {scan.found_bad} cannot be used; allowed is a share of {allowed:g}:\n"
+            f"{path}: {scan.found_bad} cannot be used; allowed is a share of {share:g}:\n"
             + "\n".join(f"  {example}" for example in scan.examples)
-            + f"\nAll of them are in {rejects_file}. {cure}, or raise --{flag.replace('_', '-')}.")
+            + f"\nAll of them are in {rejects_file}. {cure}, or allow them: --{flag.replace('_', '-')} {enough:g} (in `readqg run`: "
+            f"--documents.{flag.replace('_', '-')}).")
     if kind == "documents" and not notes.rows:
         raise InputError(f"{path} holds no document. " + ("The file is empty." if not scan.lines else f"All its {scan.unit} are bad."))
     if kind == "documents" and len(notes.empty) == notes.rows:
@@ -194,7 +199,8 @@ def _add(summary: ImportSummary, scan: _Scan, config: ImportConfig, rejects_file
     summary.mended_texts += len(notes.mended)
     say = summary.warnings.append
     if scan.rejected:
-        say(f"{name}: {scan.found_bad} cannot be used and are in {rejects_file}. {scan.examples[0]}.")
+        more = "; ..." if scan.rejected > len(scan.examples) else ""
+        say(f"{name}: {scan.found_bad} cannot be used and are in {rejects_file}: {'; '.join(scan.examples)}{more}")
     if left_out := scan.source.left_out():
         say(f"{name}: {left_out}.")
     if not notes.rows:

@@ -25,6 +25,7 @@ SCHEMAS: dict[Kind, pa.Schema] = {
 }
 NUMBERED = "@line"
 """In place of the id's field: a row's number is its id."""
+_FEW_BAD = 3
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _QUERY_FIELDS = ("query_id", "query-id", "qid")
 _DOC_FIELDS = ("doc_id", "corpus-id", "docid")
@@ -38,6 +39,11 @@ class BadRow(ValueError):
 def document_text(title: str, text: str) -> str:
     """What a model sees of a document: title + " " + text (method, sections 3 and 5)."""
     return f"{title} {text}".strip()
+
+
+def allowed_bad(share: float, lines: int) -> float:
+    """How many of so many lines may be bad: the share; of a short file three, a tenth of it at most; none where the share is 0."""
+    return max(share * lines, min(_FEW_BAD, lines / 10)) if share else 0.0
 
 
 @dataclass
@@ -81,6 +87,8 @@ class RowReader:
         if found is None or self.kind == "judgments":
             return
         wanted = {"text": self._text_fields} if self._numbered else {"id": self._id_fields, "text": self._text_fields}
+        if self.kind == "documents" and self._title_field != ImportSettings.model_fields["title_field"].default:
+            wanted["title"] = (self._title_field,)  # asked for by name
         absent = {what: names for what, names in wanted.items() if not set(names) & set(found)}
         if absent:
             raise InputError(f"{self.source.path}: {explain_columns(absent, found, NUMBERED)}")

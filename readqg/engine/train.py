@@ -89,6 +89,13 @@ class _NotAgain(ray.train.UserCallback):  # type: ignore[misc]
                 raise error
 
 
+class _Trainer(ray.train.torch.TorchTrainer):
+    """Without Ray Train's own answer to Ctrl-C, which ends the program without a word, with exit code 1, and stays after `fit`."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
+
+
 def _make_private(state: Path) -> None:
     """What lies in it will be unpickled, so nobody else may have written there."""
     with explained(f"making {state}"):
@@ -110,7 +117,7 @@ def _fit(stage: TrainStage, job: Job, folder: OutputFolder, compute: Compute, tr
     number: Any = most if least == most else (least, most)  # what ray.train's stubs say is its older API's
     resources: dict[str, float] = {"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": cluster.model_cpus(most)}
     callbacks: list[Any] = [_NotAgain()]
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = _Trainer(
         train_here,
         train_loop_config={"job": job},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpu else "gloo"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from typing import Any
 from readqg.progress import Progress
 from readqg.shards import write_whole
 from readqg.training import TrainStage
+
+log = logging.getLogger("readqg")
 
 
 class TrainingLog:
@@ -62,6 +65,8 @@ def progress(stage: TrainStage, path: Path) -> Iterator[None]:
             if steps and steps[-1]["step"] > shown.done:
                 shown.advance(steps[-1]["step"] - shown.done, f"loss {steps[-1]['loss']:.4f}")
 
+    first_of_all = "" if first else "the untrained weights are validated, then "
+    log.info("%s: workers start, %scome the steps", stage.name, first_of_all)
     with Progress(stage.name, stage.steps, "steps", first) as shown:
         thread = threading.Thread(target=follow, args=(shown,), daemon=True)
         thread.start()

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from readqg import api, runs
 from readqg.clock import Clock
-from readqg.config import FewShotConfig, RunConfig, TrainGeneratorConfig, identity
+from readqg.config import FewShotConfig, RunConfig, TrainGeneratorConfig, identity, merge
 from readqg.corpus import read_judgments
 from readqg.devices import machine
 from readqg.errors import InputError
@@ -63,7 +63,7 @@ class CellFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with appearing(self.path / "values.parquet") as partial:
             pq.write_table(values, partial, compression="zstd")
-        write_whole(self.path / "facts.json", json.dumps(facts, indent=1, default=str) + "\n")
+        write_whole(self.path / "facts.json", json.dumps(facts, indent=1, default=list) + "\n")
 
 
 def folder_of(out: Place, cell: Cell) -> CellFolder:
@@ -73,7 +73,14 @@ def folder_of(out: Place, cell: Cell) -> CellFolder:
 def is_done(out: Place, cell: Cell) -> bool:
     """Whether the cell is there, as the matrix now asks for it."""
     facts = folder_of(out, cell).facts()
-    return facts is not None and facts["asked"] == fingerprint(cell.identity)
+    return facts is not None and _with_later_fields(facts["identity"]) == json.loads(json.dumps(cell.identity, default=list))
+
+
+def _with_later_fields(made: dict[str, Any]) -> dict[str, Any]:
+    """A cell's identity with the defaults of the fields of `run` that have come since it was made: so they must change nothing. One that
+    does raises the format's number."""
+    defaults = json.loads(json.dumps(identity(RunConfig()), default=list))
+    return {**made, "run": merge(defaults, made["run"])}
 
 
 def make_prompts(config: TrainGeneratorConfig | FewShotConfig | None, out: str) -> None:
@@ -212,8 +219,8 @@ class CellRun:
     def _facts(self, model: Place | None) -> dict[str, Any]:
         verdict = None if model is None else read_verdict(self.tuned)[0]
         return {
-            "asked": fingerprint(self.cell.identity), "cell": self.cell.name, "quality": self._quality(), "seconds": self._seconds(),
-            "identity": self.cell.identity, "operations": self._operations(), "machine": machine(self.config.compute),
+            "cell": self.cell.name, "identity": self.cell.identity, "quality": self._quality(), "seconds": self._seconds(),
+            "operations": self._operations(), "machine": machine(self.config.compute),
             "guard": None if verdict is None else {
                 "use": verdict.use, "difference": verdict.difference, "interval": verdict.interval, "p_value": verdict.p_value,
                 "documents": verdict.held_out_documents},

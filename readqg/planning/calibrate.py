@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -71,6 +72,9 @@ def calibrate(config: RunConfig, corpus: str, measure: bool = True) -> Calibrati
     rates = Rates(1, 1, 1, 1, 1, 1, 1, "none")
     if measure:
         log.info("Measuring this machine's rates: about a minute of writing, scoring and training")
+        load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+        if load > cores:
+            log.warning("This machine is busy (load %.1f on %d cores): alone, a run may be quicker than what follows.", load, cores)
         generate_s, written = _time_generate(generator, config, [row for row in ids if row])
         score_s = _time_scoring(scorer, texts, queries)
         train_s = _time_training(config, scorer, texts, queries)

@@ -209,7 +209,8 @@ def best_validation(lines: Sequence[Mapping[str, Any]]) -> tuple[Validation, Val
 
 
 def guard(before: Validation, after: Validation, chosen_among: int = 1, seed: int = 0) -> Verdict:
-    """The trained model is the one to use where its mean nDCG@10 is higher than the start's and its scores have not collapsed.
+    """The trained model is the one to use where its mean nDCG@10 is shown to be higher than the start's (p <= 0.05, one-sided) and its
+    scores have not collapsed.
 
     Raises `ValueError` where the two were not judged on the same documents."""
     if before.ndcg.keys() != after.ndcg.keys():
@@ -218,8 +219,9 @@ def guard(before: Validation, after: Validation, chosen_among: int = 1, seed: in
     difference = float(differences.mean())
     interval, p_value = _evidence(differences, np.random.default_rng(seed))
     broken: Broken | None = "not finite" if after.not_finite else "collapsed" if has_collapsed(before, after) else None
-    use, reason = _decide(before, after, broken, difference, p_value)
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
+    changed = f"{better} better, {worse} worse and {len(differences) - better - worse} alike"
+    use, reason = _decide(before, after, broken, difference, p_value, changed)
     return Verdict(
         use, reason, before.score, after.score, difference, interval, p_value, better, worse, len(differences), chosen_among,
         broken)
@@ -245,7 +247,7 @@ def _evidence(differences: np.ndarray, rng: np.random.Generator) -> tuple[tuple[
 
 
 def _decide(
-    before: Validation, after: Validation, broken: Broken | None, difference: float, p_value: float,
+    before: Validation, after: Validation, broken: Broken | None, difference: float, p_value: float, changed: str,
 ) -> tuple[Literal["start", "tuned"], str]:
     if broken == "not finite":
         return "start", f"{after.not_finite} of the trained model's scores are not finite numbers."
@@ -254,5 +256,7 @@ def _decide(
                          f"(standard deviation), the start's by {before.spread:.2g}.")
     if difference <= 0:
         return "start", "The trained model is not better than its start on held-out synthetic documents."
-    evidence = "" if p_value <= _SURE else ", but they are few or the difference is small: the evidence is weak"
-    return "tuned", f"The trained model is better than its start on held-out synthetic documents (p = {p_value:.3f}){evidence}."
+    if p_value > _SURE:
+        return "start", (f"No gain could be shown: of the held-out synthetic documents the trained model ranks {changed} "
+                         f"(p = {p_value:.3f}). More of them would tell more.")
+    return "tuned", f"The trained model is better than its start on held-out synthetic documents (p = {p_value:.3f})."

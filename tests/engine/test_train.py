@@ -2,7 +2,12 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections import deque
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -46,6 +51,37 @@ def test_a_stage_is_prepared_in_the_driver_and_only_where_there_is_training_to_d
     again = Line()
     train.run(again, LineConfig(out=str(unbroken)))
     assert again.prepared_by is None
+
+
+STOPPED = """
+import sys
+import ray
+from readqg.config import Compute, TrainSettings
+from readqg.engine import train
+from readqg.stopping import Stopped, stoppable
+from tests.engine import toys
+ray.cloudpickle.register_pickle_by_value(toys)
+config = toys.LineConfig(out=sys.argv[1], train=TrainSettings(checkpoint_steps=5, validate_steps=1000))
+try:
+    with stoppable():
+        train.run(toys.Line(steps=100_000), config)
+except Stopped as stop:
+    sys.exit(stop.exit_code)
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_training_in_order(tmp_path):
+    log = tmp_path / "out" / "_train" / "log.jsonl"
+    with (tmp_path / "said").open("w") as said:
+        training = subprocess.Popen([sys.executable, "-c", STOPPED, str(tmp_path / "out")], stdout=said, stderr=said,
+                                    cwd=Path(__file__).parents[2], start_new_session=True)
+    while training.poll() is None and not (log.exists() and log.read_text().count('"loss"') > 10):
+        time.sleep(0.1)
+    os.killpg(training.pid, signal.SIGINT)  # as a terminal does
+    assert training.wait(timeout=60) == 130, (tmp_path / "said").read_text()
+    assert "Traceback" not in (tmp_path / "said").read_text()
+    assert any((tmp_path / "out" / "_train").glob("checkpoint*")), "the next command goes on from there"
 
 
 def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_weights(unbroken, tmp_path):

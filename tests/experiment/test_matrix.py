@@ -9,7 +9,7 @@ import yaml
 
 from readqg import cli
 from readqg.errors import ConfigError
-from readqg.experiment.cells import CellRun
+from readqg.experiment.cells import VALUES, CellRun, folder_of, is_done
 from readqg.experiment.matrix import cells_of, read_matrix
 from readqg.experiment.results import summarise
 from readqg.places import place_of
@@ -55,6 +55,17 @@ def test_a_seed_varies_what_it_is_told_to(tmp_path):
 def test_a_fault_is_named_before_anything_is_run(tmp_path, changes, said):
     with pytest.raises(ConfigError, match=said):
         matrix(tmp_path, **changes)
+
+
+def test_a_kept_cell_stays_done_when_a_field_comes_later_until_it_is_set(tmp_path):
+    out, before = place_of(tmp_path / "out"), next(cells_of(matrix(tmp_path)))
+    made = json.loads(json.dumps(before.identity))
+    del made["run"]["reranker"]["graded"]
+    folder_of(out, before).write(VALUES.empty_table(), {"identity": made})
+    assert is_done(out, before)
+    grid = {"generate": {"relevances": [1.0, 0.5, 0.0]}}
+    for run in ({"reranker": {"graded": 1}, **grid}, {"reranker": {"seed": 3}}):
+        assert not is_done(out, next(cells_of(matrix(tmp_path, recipes={"base": {"run": run}}))))
 
 
 def test_a_file_that_is_no_matrix_is_refused(tmp_path):
