@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from readqg.config import ImportConfig
 from readqg.corpus import Documents, import_corpus
+from readqg.corpus.rows import allowed_bad, enough_share
 from readqg.errors import FolderError, InputError
 from readqg.shards import open_input, verify
 
@@ -109,8 +112,18 @@ def test_a_bad_line_or_two_of_a_short_file_do_not_stop_the_import_unless_none_ma
     assert do(path, tmp_path / "out").rows == {"documents": 18}
     with pytest.raises(InputError, match=r"allow them: --max-rejected-share 0\.1 \(in `readqg run`: --documents\.max-rejected-share\)"):
         do(path, tmp_path / "none", max_rejected_share=0)
-    with pytest.raises(InputError, match="2 of 19 lines"):
+    with pytest.raises(InputError, match="2 of 19 lines cannot be used; 1 may be bad"):
         do(write_lines(tmp_path / "shorter.jsonl", [*documents(17), b"{", b"{"]), tmp_path / "shorter", kind="documents")
+
+
+@given(st.integers(1, 400), st.integers(1, 400))
+def test_the_share_that_is_advised_is_enough(bad, good):
+    assert allowed_bad(enough_share(bad, bad + good), bad + good, few=0) >= bad
+
+
+def test_of_judgments_not_even_a_few_may_be_bad(tmp_path):
+    with pytest.raises(InputError, match="1 of 21 lines cannot be used; 0 may be bad"):
+        do(beir(tmp_path / "in", "".join(f"q1\td{i}\t1\n" for i in range(20)) + "q1\td0\t1\n"), tmp_path / "out")
 
 
 def test_a_missing_field_names_the_fields_found(tmp_path):

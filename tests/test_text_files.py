@@ -140,7 +140,7 @@ def test_a_bad_page_is_set_aside_with_its_number_and_the_others_are_kept(tmp_pat
 
 def test_too_many_bad_files_stop_the_import(tmp_path):
     source = write(tmp_path / "in", {"a.txt": "good", "b.txt": b"\xff", "c.txt": b"\xff"})
-    with pytest.raises(InputError, match=r"2 of 3 files cannot be used; allowed is a share of 0\.5:\n  b\.txt: [^~]*--max-rejected-file"):
+    with pytest.raises(InputError, match=r"2 of 3 files cannot be used; 1 may be bad:\n  b\.txt: [^~]*--max-rejected-file"):
         do(source, tmp_path / "out")
     assert do(source, tmp_path / "out", max_rejected_file_share=0.7).rows == {"documents": 1}
 

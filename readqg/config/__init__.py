@@ -16,6 +16,7 @@ from readqg.config.base import (
     merge,
     partial,
     placement,
+    with_later_fields,
 )
 from readqg.config.commands import (
     CleanConfig,
@@ -165,4 +166,5 @@ __all__ = [
     "partial",
     "placement",
     "preset",
+    "with_later_fields",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -60,6 +61,19 @@ def identity(config: BaseModel) -> dict[str, Any]:
         value = getattr(config, name)
         kept[name] = identity(value) if isinstance(value, BaseModel) else value
     return kept
+
+
+def with_later_fields(kept: Mapping[str, Any], config: BaseModel) -> dict[str, Any]:
+    """An `identity` that an earlier version made of such a config, with the defaults of the fields that have come since."""
+    filled = dict(kept)
+    for name, info in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, BaseModel) and isinstance(kept.get(name), Mapping):
+            filled[name] = with_later_fields(kept[name], value)
+        elif name not in kept and name in identity(config) and not info.is_required():
+            default = info.get_default(call_default_factory=True)
+            filled[name] = identity(default) if isinstance(default, BaseModel) else default
+    return filled
 
 
 def merge(*layers: dict[str, Any]) -> dict[str, Any]:

@@ -20,9 +20,10 @@ class ImportSettings(Settings):
     max_text_chars: int = Field(1_000_000, ge=1)
     """Longer texts are cut here, and counted."""
     max_rejected_share: float = Field(0.01, ge=0, le=1)
-    """The import fails when more than this share of the lines is bad; of a short file three may be, a tenth of it at most. 0: none."""
+    """The import fails when more than this share of the lines is bad; of a short file of documents or queries three may be, a tenth of
+    it at most. 0: none."""
     max_rejected_file_share: float = Field(0.5, ge=0, le=1)
-    """The same of text files (.txt, .md, .html, .pdf) that cannot be read."""
+    """The import fails when more than this share of text files (.txt, .md, .html, .pdf) cannot be read."""
     passage_words: int = Field(200, ge=0)
     """Text files are cut into passages of so many words at most, at the end of a sentence where there is one; 0: not cut by size."""
     passage_overlap_words: int = Field(30, ge=0)

@@ -21,7 +21,7 @@ from readqg.config import ImportQueriesConfig, ImportSettings, identity
 from readqg.corpus.access import Documents
 from readqg.corpus.files import Line, read_lines
 from readqg.corpus.forms import Source
-from readqg.corpus.rows import BadRow, RowReader, allowed_bad, document_text, identifier, pick
+from readqg.corpus.rows import BadRow, RowReader, allowed_bad, document_text, enough_share, identifier, pick
 from readqg.errors import InputError
 from readqg.places import Place, place_of
 from readqg.shards import OutputFolder, appearing, explained, fingerprint, sha256_file, stable_hash
@@ -110,10 +110,11 @@ def _read(reader: _Reader, config: ImportQueriesConfig, out: Place) -> _Found:
 
 def _judge(found: _Found, config: ImportQueriesConfig, rejects_file: Place, path: Place) -> None:
     examples = "\n".join(f"  {example}" for example in found.examples)
-    if found.rejected > allowed_bad(config.max_rejected_share, found.lines):
-        raise InputError(f"{path}: {found.rejected:,} of {found.lines:,} lines cannot be used; allowed is a share of "
-                         f"{config.max_rejected_share:g}:\n{examples}\nAll of them are in {rejects_file}. Mend them, name the right fields "
-                         "with --doc-field, --query-field and --relevance-field, or raise --max-rejected-share.")
+    allowed = allowed_bad(config.max_rejected_share, found.lines)
+    if found.rejected > allowed:
+        raise InputError(f"{path}: {found.rejected:,} of {found.lines:,} lines cannot be used; {allowed:,} may be bad:\n{examples}\n"
+                         f"All of them are in {rejects_file}. Mend them, name the right fields with --doc-field, --query-field and "
+                         f"--relevance-field, or allow them: --max-rejected-share {enough_share(found.rejected, found.lines):g}.")
     if not found.queries:
         raise InputError(f"{path} holds no query.")
     if found.rejected:

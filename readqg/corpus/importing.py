@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ import pyarrow as pa
 from readqg.config import ImportConfig, identity
 from readqg.corpus.files import Line
 from readqg.corpus.naming import title_hint
-from readqg.corpus.rows import SCHEMAS, RowReader, allowed_bad
+from readqg.corpus.rows import FEW_BAD, SCHEMAS, RowReader, allowed_bad, enough_share
 from readqg.corpus.sources import Source, import_sources
 from readqg.errors import FolderError, InputError
 from readqg.places import Place, place_of
@@ -62,7 +61,7 @@ class ImportSummary:
 def import_corpus(config: ImportConfig) -> ImportSummary:
     """Import `config.source` into `config.out`; the same call again goes on where an earlier one stopped.
 
-    Raises `InputError` where the source cannot be read, holds no document, or more than `max_rejected_share` of a file's lines
+    Raises `InputError` where the source cannot be read, holds no document, or more of a file's lines than `max_rejected_share` lets pass
     are bad; `FolderError` where `out` was begun with something else or cannot be written."""
     sources = import_sources(config.source, config.kind, config.split, config.dataset_split)
     out = place_of(config.out)
@@ -175,15 +174,16 @@ def _judge(scan: _Scan, config: ImportConfig, rejects_file: Place) -> None:
     """Raises `InputError` where nothing good can come of this file."""
     path, kind, notes = scan.source.path, scan.source.kind, scan.reader.notes
     flag = "max_rejected_file_share" if scan.source.of_files else "max_rejected_share"
-    share, bad = getattr(config, flag), scan.rejected - scan.bad_pages
-    if bad > (share * scan.lines if scan.source.of_files else allowed_bad(share, scan.lines)):
+    bad = scan.rejected - scan.bad_pages
+    allowed = allowed_bad(getattr(config, flag), scan.lines, 0 if scan.source.of_files or kind == "judgments" else FEW_BAD)
+    if bad > allowed:
         cure = "Mend them" if scan.source.named else "Mend them, name the right fields"
-        enough = math.ceil(100 * bad / scan.lines) / 100
+        flag = flag.replace("_", "-")
         raise InputError(
-            f"{path}: {scan.found_bad} cannot be used; allowed is a share of {share:g}:\n"
+            f"{path}: {scan.found_bad} cannot be used; {allowed:,} may be bad:\n"
             + "\n".join(f"  {example}" for example in scan.examples)
-            + f"\nAll of them are in {rejects_file}. {cure}, or allow them: --{flag.replace('_', '-')} {enough:g} (in `readqg run`: "
-            f"--documents.{flag.replace('_', '-')}).")
+            + f"\nAll of them are in {rejects_file}. {cure}, or allow them: --{flag} {enough_share(bad, scan.lines):g} "
+            f"(in `readqg run`: --documents.{flag}).")
     if kind == "documents" and not notes.rows:
         raise InputError(f"{path} holds no document. " + ("The file is empty." if not scan.lines else f"All its {scan.unit} are bad."))
     if kind == "documents" and len(notes.empty) == notes.rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,8 @@ SCHEMAS: dict[Kind, pa.Schema] = {
 }
 NUMBERED = "@line"
 """In place of the id's field: a row's number is its id."""
-_FEW_BAD = 3
+FEW_BAD = 3
+_ROUNDING = 1e-9
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _QUERY_FIELDS = ("query_id", "query-id", "qid")
 _DOC_FIELDS = ("doc_id", "corpus-id", "docid")
@@ -41,9 +43,14 @@ def document_text(title: str, text: str) -> str:
     return f"{title} {text}".strip()
 
 
-def allowed_bad(share: float, lines: int) -> float:
-    """How many of so many lines may be bad: the share; of a short file three, a tenth of it at most; none where the share is 0."""
-    return max(share * lines, min(_FEW_BAD, lines / 10)) if share else 0.0
+def allowed_bad(share: float, lines: int, few: int = FEW_BAD) -> int:
+    """How many of so many lines may be bad: the share, or in a short file a few, a tenth of it at most; none where the share is 0."""
+    return int(max(share * lines, min(few, lines / 10)) + _ROUNDING) if share else 0
+
+
+def enough_share(bad: int, lines: int) -> float:
+    """The share, in whole hundredths, by which so many bad lines are allowed."""
+    return min(1.0, math.ceil(100 * bad / lines) / 100)
 
 
 @dataclass

@@ -47,9 +47,9 @@ def submit(config: SubmitConfig) -> dict[str, Any]:
     again = f"readqg submit --attach {job} --address {config.address}"
     try:
         details = _follow(client, job)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         log.warning("\nThe job goes on. To look again:  %s\nTo end it:       ray job stop --address %s %s", again, config.address, job)
-        return {"job": job, "status": "not waited for", "exit_code": 130}
+        return {"job": job, "status": "not waited for", "exit_code": getattr(stop, "exit_code", 130)}
     return _ended(details, job, again)
 
 

@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ log = logging.getLogger("readqg")
 
 _STATE = "_train"
 _MAX_FAILURES = 3
+_ABORT_S = 30.0
 # glibc gives large tensors back to the system as they are freed, and gets them again page by page: on a CPU, a twentieth of a step. In
 # one arena that keeps what it has it need not. Only in training: other processes should not keep their peaks. Other libraries of C than
 # glibc do not read these.
@@ -90,10 +92,22 @@ class _NotAgain(ray.train.UserCallback):  # type: ignore[misc]
 
 
 class _Trainer(ray.train.torch.TorchTrainer):
-    """Without Ray Train's own answer to Ctrl-C, which ends the program without a word, with exit code 1, and stays after `fit`."""
+    """Ray Train's own answer to Ctrl-C ends the program without a word, with exit code 1, and stays after `fit`. Here the run is put
+    down, for the connection to Ray may stay open, and the interrupt goes on up."""
+
+    _controller: Any = None
 
     def _register_sigint_handler(self, controller: Any) -> None:
-        pass
+        self._controller = controller
+
+    def fit(self) -> Any:
+        try:
+            return super().fit()
+        except KeyboardInterrupt:
+            if self._controller is not None:
+                with suppress(ray.exceptions.RayError):  # its actor ends in the call
+                    ray.get(self._controller.abort.remote(), timeout=_ABORT_S)
+            raise
 
 
 def _make_private(state: Path) -> None:

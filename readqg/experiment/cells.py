@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from readqg import api, runs
 from readqg.clock import Clock
-from readqg.config import FewShotConfig, RunConfig, TrainGeneratorConfig, identity, merge
+from readqg.config import FewShotConfig, RunConfig, TrainGeneratorConfig, identity
 from readqg.corpus import read_judgments
 from readqg.devices import machine
 from readqg.errors import InputError
@@ -73,14 +73,7 @@ def folder_of(out: Place, cell: Cell) -> CellFolder:
 def is_done(out: Place, cell: Cell) -> bool:
     """Whether the cell is there, as the matrix now asks for it."""
     facts = folder_of(out, cell).facts()
-    return facts is not None and _with_later_fields(facts["identity"]) == json.loads(json.dumps(cell.identity, default=list))
-
-
-def _with_later_fields(made: dict[str, Any]) -> dict[str, Any]:
-    """A cell's identity with the defaults of the fields of `run` that have come since it was made: so they must change nothing. One that
-    does raises the format's number."""
-    defaults = json.loads(json.dumps(identity(RunConfig()), default=list))
-    return {**made, "run": merge(defaults, made["run"])}
+    return facts is not None and cell.is_what(facts["identity"])
 
 
 def make_prompts(config: TrainGeneratorConfig | FewShotConfig | None, out: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from readqg import config as c
 from readqg import sample
@@ -23,6 +24,7 @@ from readqg.config import (
     identity,
     make,
     merge,
+    with_later_fields,
 )
 from readqg.errors import ConfigError
 from readqg.places import place_of
@@ -69,6 +71,17 @@ class Cell:
             "own_prompts": None if self.prompts is None else identity(self.prompts),
             "grid": None if self.grid is None else [identity(self.grid), self.grid_documents, identity(self.quality)],
         }
+
+    def is_what(self, made: dict[str, Any]) -> bool:
+        """Whether this identity of a cell that was made, now or by an earlier version, is this one's. Fields that have come since must
+        have their defaults, so a default may change nothing; one that does raises the format's number."""
+        models: dict[str, BaseModel | None] = {"run": self.config, "own_prompts": self.prompts, "mining": self.settings.mining}
+        filled: dict[str, Any] = {
+            name: with_later_fields(made[name], model) for name, model in models.items() if model is not None and made.get(name)}
+        if self.grid is not None and made["grid"]:
+            grid, documents, quality = made["grid"]
+            filled["grid"] = [with_later_fields(grid, self.grid), documents, with_later_fields(quality, self.quality)]
+        return fingerprint({**made, **filled}) == fingerprint(self.identity)
 
     @property
     def _writes(self) -> bool:

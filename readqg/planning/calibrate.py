@@ -7,10 +7,12 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from joblib import cpu_count
 
 from readqg import devices, models, sample
 from readqg.batching import tokens_for
@@ -72,9 +74,7 @@ def calibrate(config: RunConfig, corpus: str, measure: bool = True) -> Calibrati
     rates = Rates(1, 1, 1, 1, 1, 1, 1, "none")
     if measure:
         log.info("Measuring this machine's rates: about a minute of writing, scoring and training")
-        load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
-        if load > cores:
-            log.warning("This machine is busy (load %.1f on %d cores): alone, a run may be quicker than what follows.", load, cores)
+        _warn_if_busy()
         generate_s, written = _time_generate(generator, config, [row for row in ids if row])
         score_s = _time_scoring(scorer, texts, queries)
         train_s = _time_training(config, scorer, texts, queries)
@@ -88,6 +88,12 @@ def calibrate(config: RunConfig, corpus: str, measure: bool = True) -> Calibrati
     body = [p.numel() for p in scorer.model.parameters()]
     return Calibration(
         facts, rates, _without_embeddings(generator.backbone.lm), _without_embeddings(scorer.model), 4 * sum(body))
+
+
+def _warn_if_busy() -> None:
+    with suppress(OSError, AttributeError):  # not everywhere
+        if (load := os.getloadavg()[0]) > cpu_count():
+            log.warning("This machine is busy (load %.1f on %d cores): alone, a run may be quicker than what follows.", load, cpu_count())
 
 
 def _queries(corpus: str) -> list[str]:

@@ -12,7 +12,6 @@ from readqg.planning.work import Work
 
 _SEARCHED_PER_S = 1e8  # documents whose BM25 scores are added up and sorted, on one core
 _SHARD_S = 0.03  # what the driver takes for a shard, one after another, whatever its work (tests/benchmarks/bench_shards.py)
-_SPARE = 4  # times that the workers should take longer for a shard, all together, than the driver
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class Machine:
 class Estimate:
     """One stage on a machine. `hours`: wall time without failures; `expected_hours`: with them; `lost_hours`: worker-hours that
     failures are expected to cost; `dollars`: of the workers that the stage uses, at the expected hours; `fewer_shards`: 1, or, where
-    the driver cannot hand out shards as fast as they are done, how many times larger a shard should be."""
+    the driver cannot hand out shards as fast as they are done, how many times larger shards should be for the stage to be quickest."""
 
     work: Work
     workers: int
@@ -139,13 +138,25 @@ def estimate(work: Work, documents: int, machine: Machine, checkpoint_steps: int
     Training stands still on one node's loss, goes back half a checkpoint interval on average, and waits. With failures at
     rate f a node-hour, each costing c hours, the time becomes T / (1 - f c): the failures during the time lost count too."""
     shared, fixed = machine.rates.seconds(work, documents)
-    parallel = 1 if work.stage in ("train", "retrieve", "round-trip", "import") else min(machine.workers, work.shards)
-    worked, handed_out = shared / parallel, work.shards * _SHARD_S if parallel > 1 else 0.0
-    # The last shards end together only on average: half a shard of waiting.
-    seconds = max(worked, handed_out) + fixed + (shared / work.shards / 2 if parallel > 1 else 0.0)
+    dealt = work.stage not in ("train", "retrieve", "round-trip", "import")
+    parallel = min(machine.workers, work.shards) if dealt else 1
+    seconds = fixed + (_dealt_s(shared, work.shards, parallel) if dealt else shared)
     kept = min(1.0, checkpoint_steps / max(work.units, 1)) if work.stage == "train" else 1 / work.shards
     share = machine.failures_per_node_hour * (shared * kept / 2 + machine.restart_s) / 3600
     expected = seconds / (1 - share) if share < 1 else math.inf
     return Estimate(work, parallel, seconds / 3600, expected / 3600, parallel * (expected - seconds) / 3600,
-                    expected / 3600 * parallel * machine.price,
-                    2 ** math.ceil(math.log2(_SPARE * handed_out / worked)) if handed_out > worked else 1)
+                    expected / 3600 * parallel * machine.price, _fewer_shards(shared, work.shards, parallel) if dealt else 1)
+
+
+def _dealt_s(shared: float, shards: int, workers: int) -> float:
+    """Seconds of so much work in shards: the workers', or the driver's where it cannot deal them out so fast."""
+    # The last shards end together only on average: half a shard of waiting.
+    return max(shared / workers + (shared / shards / 2 if workers > 1 else 0.0), shards * _SHARD_S)
+
+
+def _fewer_shards(shared: float, shards: int, workers: int) -> int:
+    """The power of two by which shards should be larger where the driver bounds them; 1 where it does not. Never fewer than workers."""
+    if shards * _SHARD_S <= shared / workers:
+        return 1
+    factors = [2**n for n in range((shards // workers).bit_length())]
+    return min(factors, key=lambda factor: (_dealt_s(shared, math.ceil(shards / factor), workers), factor))

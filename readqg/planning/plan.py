@@ -116,7 +116,7 @@ def _summary(corpus: Corpus, config: PlanConfig, found: Calibration, machine: Ma
         "stages": {
             stage.work.stage: {
                 "units": stage.work.units, "unit": stage.work.unit, "tokens": stage.work.tokens, "workers": stage.workers,
-                "shards": stage.work.shards, "fewer_shards": stage.fewer_shards,
+                "shards": stage.work.shards, "larger_shards": _larger_shards(stage),
                 "hours": stage.hours, "expected_hours": stage.expected_hours, "lost_hours": stage.lost_hours,
                 "disk_gib": stage.work.disk_bytes / _GIB, "memory_gib": _memory(stage, corpus, config, found) / _GIB,
                 "dollars": stage.dollars, "grows_with": stage.work.grows_with,
@@ -126,6 +126,12 @@ def _summary(corpus: Corpus, config: PlanConfig, found: Calibration, machine: Ma
         "total": _total(stages),
         "if_larger": {f"{times}x documents": total for times, total in growth.items()},
     }
+
+
+def _larger_shards(stage: Estimate) -> str | None:
+    """The flag that keeps the driver from bounding a stage; None where it does not, or no flag does."""
+    flag = stage.work.shard_flag
+    return f"{flag[0]} {flag[1] * stage.fewer_shards}" if flag and stage.fewer_shards > 1 else None
 
 
 def _memory(stage: Estimate, corpus: Corpus, config: PlanConfig, found: Calibration) -> float:
@@ -175,9 +181,9 @@ def _print(summary: dict[str, Any]) -> None:
         console.print(f"  failures: {machine['failures_per_node_hour']:g} a node-hour on {machine['nodes']} nodes cost "
                       f"{total['lost_hours']:.1f} worker-hours; without them: {_hours(total['hours'])}", highlight=False)
     for name, stage in summary["stages"].items():
-        if (times := stage["fewer_shards"]) > 1:
-            console.print(f"  {name}: {_count(stage['shards'])} shards are more than one driver hands out in the time that "
-                          f"{stage['workers']} workers need; make them {times} times as large (its `shard_rows`)", highlight=False)
+        if stage["larger_shards"]:
+            console.print(f"  {name}: {_count(stage['shards'])} shards are more than one driver deals out in the time that "
+                          f"{stage['workers']} workers need: give {stage['larger_shards']}", highlight=False)
     larger = ", ".join(f"{name} {_hours(values['expected_hours'])}" for name, values in summary["if_larger"].items())
     console.print(f"  if larger: {larger}", highlight=False)
     console.print(f"  rates: {machine['rates']}", markup=False, highlight=False)

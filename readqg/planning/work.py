@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from readqg.config import RunConfig
+from readqg.config import RankConfig, RunConfig
 from readqg.reranker.selection import CANDIDATES
 
 _QUERY_ROW_BYTES = 90  # a generated query in compressed Parquet
 _RUN_ROW_BYTES = 24
 _CHECKPOINT_COPIES = 4  # the weights, two moments, and the best weights so far
 _SPECIAL_TOKENS = 3
+_RANK_SHARD_QUERIES = RankConfig.model_fields["shard_queries"].default
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Work:
     shards: int = 1
     models: int = 1
     """How often a model is loaded one after the other."""
+    shard_flag: tuple[str, int] | None = None
+    """The flag that sets the size of a shard, and what it is now; None where there is none."""
 
     @property
     def tokens(self) -> float:
@@ -113,7 +116,8 @@ def _queries_written(corpus: Corpus, config: RunConfig) -> int:
 
 def _label(corpus: Corpus, config: RunConfig, pairs: int, shard_rows: int) -> Work:
     tokens = pairs * corpus.pair_tokens(config.rank.max_length, corpus.query_tokens)
-    return Work("label", pairs, "pairs", "pairs", scored=tokens, disk_bytes=pairs * _RUN_ROW_BYTES, shards=-(-pairs // shard_rows))
+    return Work("label", pairs, "pairs", "pairs", scored=tokens, disk_bytes=pairs * _RUN_ROW_BYTES, shards=-(-pairs // shard_rows),
+                shard_flag=("--label-shard-rows", shard_rows))
 
 
 def _generate(corpus: Corpus, config: RunConfig) -> Work:
@@ -123,7 +127,7 @@ def _generate(corpus: Corpus, config: RunConfig) -> Work:
     read = prefixes * (corpus.prompt_tokens + corpus.mean_tokens(config.generate.document_tokens))
     return Work("generate", queries, "queries", "documents", generated=read + queries * corpus.written_tokens,
                 disk_bytes=queries * _QUERY_ROW_BYTES,
-                shards=-(-documents // config.generate.shard_rows))
+                shards=-(-documents // config.generate.shard_rows), shard_flag=("--generate.shard-rows", config.generate.shard_rows))
 
 
 def _ratio(corpus: Corpus, config: RunConfig) -> Work:
@@ -131,7 +135,8 @@ def _ratio(corpus: Corpus, config: RunConfig) -> Work:
     # At r = 1 and at r = 0; the queries of a document share its reading.
     documents = written_for(corpus, config) * (corpus.prompt_tokens + corpus.mean_tokens(config.generate.document_tokens))
     return Work("ratio", queries, "queries", "documents", generated=2 * (documents + queries * corpus.written_tokens),
-                disk_bytes=queries * _QUERY_ROW_BYTES, shards=-(-queries // config.ratio.shard_rows))
+                disk_bytes=queries * _QUERY_ROW_BYTES, shards=-(-queries // config.ratio.shard_rows),
+                shard_flag=("--ratio.shard-rows", config.ratio.shard_rows))
 
 
 def training(corpus: Corpus, config: RunConfig, model_bytes: float, taken: int | None = None) -> Work:
@@ -163,7 +168,7 @@ def _rank(corpus: Corpus, config: RunConfig) -> Work:
     queries = min(corpus.queries, config.max_queries or corpus.queries)
     pairs = 2 * queries * config.retrieve.top_k  # the start and the tuned model
     return Work("rank", pairs, "pairs", "queries", scored=pairs * corpus.pair_tokens(config.rank.max_length, corpus.query_tokens),
-                disk_bytes=pairs * _RUN_ROW_BYTES, shards=2 * -(-queries // 16), models=2)
+                disk_bytes=pairs * _RUN_ROW_BYTES, shards=2 * -(-queries // _RANK_SHARD_QUERIES), models=2)
 
 
 def total_disk(stages: Sequence[Work]) -> float:

@@ -32,7 +32,8 @@ LOG_FILE = "training_log.jsonl"
 CANDIDATES = 20
 _CUTOFF = 10
 _RESAMPLES = 10_000
-_SURE = 0.05
+SURE = 0.05
+"""The p-value up to which a gain on held-out documents counts as shown."""
 _LOGIT_WIDTH = 0.25
 _COLLAPSED_SHARE = 0.01  # of the start's spread: below it, scores no longer tell documents apart
 
@@ -256,7 +257,7 @@ def _decide(
                          f"(standard deviation), the start's by {before.spread:.2g}.")
     if difference <= 0:
         return "start", "The trained model is not better than its start on held-out synthetic documents."
-    if p_value > _SURE:
+    if p_value > SURE:
         return "start", (f"No gain could be shown: of the held-out synthetic documents the trained model ranks {changed} "
-                         f"(p = {p_value:.3f}). More of them would tell more.")
+                         f"(p = {p_value:.3f}). More held out (held_out_share, held_out_max) or more documents would tell more.")
     return "tuned", f"The trained model is better than its start on held-out synthetic documents (p = {p_value:.3f})."

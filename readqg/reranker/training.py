@@ -59,7 +59,7 @@ class RerankerTraining(TrainStage):
     Raises `InputError` for inputs that cannot be used or too few documents, `ModelError` for the start."""
 
     name = "train-reranker"
-    keeps_start = False  # the guard names the start where it is better; the trained weights are kept beside it all the same
+    keeps_start = False  # the guard may name the start; the trained weights are kept all the same
 
     def __init__(self, config: TrainRerankerConfig):
         self.config = config

@@ -34,7 +34,7 @@ from tests.builders import tiny_cross_encoder, tiny_t5
 from tests.generator.pairs import PAIRS, pair_row
 
 _PAIR_PARTS = 64
-_DOCUMENTS_A_PART = {"documents": 2048, "queries": 256}  # as `import` and `generate` have them
+_DOCUMENTS_A_PART = {"documents": 2048, "queries": 256}  # 2,048 is `import`'s own
 _BATCHES = 50
 
 

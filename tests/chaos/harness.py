@@ -41,7 +41,7 @@ class Command:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "readqg.cli", *args, "--out", str(out)], stdout=file, stderr=file, start_new_session=True,
                 cwd=Path(__file__).parents[2], env={**os.environ, "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"},
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     @property
@@ -135,7 +135,7 @@ def _title(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Linux's PR_SET_PDEATHSIG: a test that is stopped leaves no command behind."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 

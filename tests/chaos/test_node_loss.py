@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.chaos.harness import Command, Tally, add_node, undisturbed
+from tests.chaos.harness import Command, Tally, add_node, die_with_parent, undisturbed
 from tests.chaos.works import WORKS, write_corpus
 
 pytestmark = [pytest.mark.chaos, pytest.mark.cluster, pytest.mark.timeout(1500)]
@@ -59,6 +59,11 @@ tune.search(toys.Hill(settings), settings)
 """
 
 
+def under_way(root, node):
+    """Trials without a result that were begun on a node."""
+    return [path.parent for path in root.glob("*/node") if path.read_text() == node and not (path.parent / "result.json").exists()]
+
+
 def test_a_search_that_loses_a_node_loses_no_trial(tmp_path, cluster):
     """One of its two trials at a time is on that node: the head has room for one."""
     second, root = add_node(cluster), tmp_path / "out" / "_trials"
@@ -66,13 +71,17 @@ def test_a_search_that_loses_a_node_loses_no_trial(tmp_path, cluster):
                 "compute": {"ray_address": cluster.address, "workers": 2}}
     with (tmp_path / "log").open("wb") as log:
         search = subprocess.Popen([sys.executable, "-c", SEARCH, json.dumps(settings)], stdout=log, stderr=log,
-                                  cwd=Path(__file__).parents[2])
+                                  cwd=Path(__file__).parents[2], preexec_fn=die_with_parent)
     results = {}
     for wanted in (2, 8):
         while len(list(root.glob("*/result.json"))) < wanted:
             assert search.poll() is None, (tmp_path / "log").read_text()[-3000:]
             time.sleep(0.1)
-        results |= {path: path.read_text() for path in root.glob("*/result.json")}
+        for path in root.glob("*/result.json"):
+            results.setdefault(path, path.read_text())
+        while not under_way(root, second.node_id):
+            assert search.poll() is None, (tmp_path / "log").read_text()[-3000:]
+            time.sleep(0.1)
         cluster.remove_node(second, allow_graceful=False)
         time.sleep(1)
         second = add_node(cluster)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -19,6 +20,7 @@ from readqg.engine.training_loop import _trouble
 from readqg.errors import FolderError, InputError, RunError
 from readqg.shards import verify
 from readqg.workers import Workers
+from tests.chaos.harness import die_with_parent
 from tests.engine.scalars import scalars
 from tests.engine.toys import Line, LineConfig, begun
 
@@ -75,13 +77,31 @@ def test_ctrl_c_ends_a_training_in_order(tmp_path):
     log = tmp_path / "out" / "_train" / "log.jsonl"
     with (tmp_path / "said").open("w") as said:
         training = subprocess.Popen([sys.executable, "-c", STOPPED, str(tmp_path / "out")], stdout=said, stderr=said,
-                                    cwd=Path(__file__).parents[2], start_new_session=True)
+                                    cwd=Path(__file__).parents[2], start_new_session=True, preexec_fn=die_with_parent)
     while training.poll() is None and not (log.exists() and log.read_text().count('"loss"') > 10):
         time.sleep(0.1)
+    assert training.poll() is None, (tmp_path / "said").read_text()
     os.killpg(training.pid, signal.SIGINT)  # as a terminal does
     assert training.wait(timeout=60) == 130, (tmp_path / "said").read_text()
     assert "Traceback" not in (tmp_path / "said").read_text()
     assert any((tmp_path / "out" / "_train").glob("checkpoint*")), "the next command goes on from there"
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_training_whose_connection_to_ray_stays_open(tmp_path):
+    log = tmp_path / "out" / "_train" / "log.jsonl"
+
+    def interrupt():
+        while not (log.exists() and log.read_text().count('"loss"') > 10):
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        train.run(Line(steps=100_000), LineConfig(out=str(tmp_path / "out"), train=TrainSettings(checkpoint_steps=5, validate_steps=1000)))
+    ended = log.read_text()
+    time.sleep(2)
+    assert log.read_text() == ended
 
 
 def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_weights(unbroken, tmp_path):

@@ -240,6 +240,9 @@ class Hill(Search):
     def trial(self, values, folder):
         import time
 
+        import ray
+
+        (folder / "node").write_text(ray.get_runtime_context().get_node_id())
         if self.config.die_once and not os.path.exists(self.config.die_once):
             open(self.config.die_once, "w").close()
             os._exit(1)

@@ -60,12 +60,25 @@ def test_a_fault_is_named_before_anything_is_run(tmp_path, changes, said):
 def test_a_kept_cell_stays_done_when_a_field_comes_later_until_it_is_set(tmp_path):
     out, before = place_of(tmp_path / "out"), next(cells_of(matrix(tmp_path)))
     made = json.loads(json.dumps(before.identity))
-    del made["run"]["reranker"]["graded"]
+    del made["run"]["reranker"]["w_anchor"]
     folder_of(out, before).write(VALUES.empty_table(), {"identity": made})
     assert is_done(out, before)
-    grid = {"generate": {"relevances": [1.0, 0.5, 0.0]}}
-    for run in ({"reranker": {"graded": 1}, **grid}, {"reranker": {"epochs": 2}}):
+    for run in ({"reranker": {"w_anchor": 1.0}}, {"reranker": {"epochs": 2}}):
         assert not is_done(out, next(cells_of(matrix(tmp_path, recipes={"base": {"run": run}}))))
+
+
+def test_a_later_field_of_a_grid_of_prompts_or_of_mining_undoes_no_cell_either(tmp_path):
+    recipes = {"own": {"few_shot": {"examples": 2}}, "mined": {"trainer": "sentence_transformers"}}
+    for cell in cells_of(matrix(tmp_path, recipes=recipes, pairs=str(tmp_path), grid_documents=3, collections={"a": {}}, seeds=[0])):
+        made = json.loads(json.dumps(cell.identity))
+        del made["grid"][0]["temperature"], made["grid"][2]["max_length"]
+        if cell.recipe == "own":
+            del made["own_prompts"]["seed"]
+        else:
+            del made["mining"]["range_min"]
+        assert cell.is_what(made)
+        made["grid"][0]["seed"] += 1
+        assert not cell.is_what(made)
 
 
 def test_a_file_that_is_no_matrix_is_refused(tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from readqg.config import RunConfig, make
 from readqg.errors import InputError
 from readqg.planning.machine import ACCELERATORS, Machine, Rates, assumed_rates, estimate
+from readqg.planning.plan import _larger_shards
 from readqg.planning.work import Corpus, Work, not_counted, work_of
 
 RATES = Rates(1000.0, 2000.0, 500.0, 1e4, 100.0, 0.0, 10.0, "a test")
@@ -107,9 +108,9 @@ def test_what_training_asks_of_the_queries_is_counted_and_what_is_not_is_named()
     assert stage("ratio", config=config).generated == pytest.approx(2 * (1000 * (15 + 200) + 2000 * 12))
 
 
-@given(st.integers(1, 64), st.floats(0, 0.5), st.integers(1, 500))
-def test_more_workers_never_take_longer_and_failures_never_help(workers, failures, shards):
-    work = Work("generate", 1000, "queries", "documents", generated=1e6, shards=shards)
+@given(st.integers(1, 64), st.floats(0, 0.5), st.integers(1, 1_000_000), st.sampled_from([1e4, 1e6, 1e9]))
+def test_more_workers_never_take_longer_and_failures_never_help(workers, failures, shards, tokens):
+    work = Work("generate", 1000, "queries", "documents", generated=tokens, shards=shards)
     one = estimate(work, 1000, Machine("here", RATES), 20)
     more = estimate(work, 1000, Machine("here", RATES, workers=workers), 20)
     failing = estimate(work, 1000, Machine("here", RATES, workers=workers, failures_per_node_hour=failures), 20)
@@ -118,15 +119,24 @@ def test_more_workers_never_take_longer_and_failures_never_help(workers, failure
     assert more.workers <= shards
 
 
-def test_where_the_driver_bounds_a_stage_larger_shards_make_it_as_fast_as_its_workers():
-    def asked(shards):
-        work = Work("generate", 1, "queries", "documents", generated=1e8, shards=shards)
-        return estimate(work, 1, Machine("m", RATES, workers=512), 20)
+@given(st.integers(1, 1024), st.integers(1, 1_000_000), st.floats(1e3, 1e10))
+def test_larger_shards_where_they_are_advised_are_quicker_and_never_fewer_than_workers(workers, shards, tokens):
+    def asked(count):
+        work = Work("generate", 1, "queries", "documents", generated=tokens, shards=count)
+        return estimate(work, 1, Machine("m", RATES, workers=workers), 20)
 
-    bound = asked(1_000_000)
-    assert bound.hours * 3600 > 1_000_000 * 0.02 and bound.fewer_shards > 1
-    mended = asked(1_000_000 // bound.fewer_shards)
-    assert mended.fewer_shards == 1 and mended.hours < bound.hours / 10
+    now = asked(shards)
+    if now.fewer_shards > 1:
+        advised = asked(math.ceil(shards / now.fewer_shards))
+        assert advised.hours < now.hours and advised.workers == now.workers
+
+
+def test_where_the_driver_bounds_a_stage_the_flag_that_frees_it_is_named():
+    work = stage("generate", corpus(documents=1_000_000), make(RunConfig, {"generate": {"shard_rows": 1}}))
+    bound = estimate(work, 1, Machine("m", Rates(**{**RATES.__dict__, "generate_tokens_per_s": 1e7}), workers=64), 20)
+    assert bound.hours * 3600 > 1_000_000 * 0.02
+    flag, rows = _larger_shards(bound).split()
+    assert flag == "--generate.shard-rows" and int(rows) == bound.fewer_shards > 8
 
 
 def test_expected_hours_are_those_of_a_simulated_worker_that_is_killed_at_random():

@@ -8,12 +8,12 @@ from typing import Any
 
 from readqg.evaluation.charts import signed
 from readqg.evaluation.report.measured import LABELS
+from readqg.reranker.selection import SURE
 
 _OF_NOTE = 0.02
 """A difference in nDCG@10 that would matter; an interval that reaches further to both sides of 0 cannot tell."""
 _FEWEST = 10
 """Below it a bootstrap interval is no guide."""
-_SURE = 0.05
 _BROKEN = {"not finite": "are not finite", "collapsed": "have collapsed"}
 _ADVICE = {
     # guard, judged: what to do where the tuned model, with BM25's score added to both, is better, neither, worse
@@ -46,6 +46,8 @@ class Evidence:
     p: float
     better: int
     worse: int
+    one_sided: bool = False
+    """`p` is that of a gain, and says whether there is one; else the interval does."""
 
     @property
     def equal(self) -> int:
@@ -54,8 +56,9 @@ class Evidence:
     @property
     def reading(self) -> str:
         """better, worse, no difference of note, or too few to tell."""
-        if self.count >= _FEWEST and (self.low > 0 or self.high < 0):
-            return "better" if self.low > 0 else "worse"
+        gained = self.p <= SURE and self.mean > 0 if self.one_sided else self.low > 0
+        if self.count >= _FEWEST and (gained or self.high < 0):
+            return "better" if gained else "worse"
         if self.count >= _FEWEST and max(-self.low, self.high) <= _OF_NOTE:
             return "no difference of note"
         return "too few to tell"
@@ -82,7 +85,7 @@ def evidence(summary: Mapping[str, Any]) -> list[Evidence]:
     guard, found = summary["guard"], summary["evaluation"]
     low, high = guard["interval"]
     rows = [Evidence("tuned", "start", "held-out synthetic documents", guard["held_out_documents"], guard["before"], guard["after"],
-                     guard["difference"], low, high, guard["p_value"], guard["better"], guard["worse"])]
+                     guard["difference"], low, high, guard["p_value"], guard["better"], guard["worse"], one_sided=True)]
     for of, against in _MATTERS if found else ():
         d = next((d for d in found["differences"] if (d["of"], d["against"]) == (of, against)), None)
         if d is not None:
@@ -112,7 +115,7 @@ def _advice(guard: Mapping[str, Any], held_out: Evidence, judged: str | None, fu
         return f"Keep the start, for the tuned model's scores {_BROKEN[broken]}"
     use = guard["use"]
     if judged is None:
-        weak = held_out.p > _SURE or held_out.count < _FEWEST
+        weak = held_out.count < _FEWEST
         tuned = f"Use the tuned model, {'but the evidence is weak' if weak else 'on synthetic evidence alone'}"
         return tuned if use == "tuned" else "Keep the start"
     better, neither, worse = _ADVICE[use, judged if judged in ("better", "worse") else "neither"]
