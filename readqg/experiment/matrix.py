@@ -64,8 +64,8 @@ class Cell:
         return {
             "format": _FORMAT, "run": identity(self.config), **self._places,
             "prompts": prompts_identity(self.config) if self._writes else None,
-            "backbone": self.config.backbone, "start": self.config.start,
-            "source": self.source.source, "split": self.source.split, "half": self.source.half,
+            "backbone": _from_here(self.config.backbone), "start": _from_here(self.config.start),
+            "source": _from_here(self.source.source), "split": self.source.split, "half": self.source.half,
             "train": self.settings.train, "average": self.settings.average,
             **({} if self.settings.trainer == "readqg" else {"mining": self.settings.mining.model_dump()}),
             "own_prompts": None if self.prompts is None else identity(self.prompts),
@@ -95,7 +95,7 @@ class Cell:
         return {name: place for name, place in made_of.items() if place}
 
     @property
-    def _places(self) -> dict[str, str]:
+    def _places(self) -> dict[str, str | None]:
         """Files, folders and models that a recipe or the matrix names and others do without."""
         c = self.config
         named = {"replay": c.reranker.replay, "queries_like": c.queries_like}
@@ -105,13 +105,20 @@ class Cell:
             named |= {name: place for name, place in self.prompts_made_of.items() if name != "backbone"}
         if self.grid is not None:
             named |= {"judge": self.quality.judge, "judging_encoder": self.quality.encoder}
-        return {name: place for name, place in named.items() if place}
+        return {name: _from_here(place) for name, place in named.items() if place}
 
 
-def prompts_identity(config: RunConfig) -> str:
+def _from_here(place: str | None) -> str | None:
+    """A place as it is named from the working folder, so that what was made in one folder is known in another."""
+    if place is None or not Path(place).is_relative_to(Path.cwd()):
+        return place
+    return Path(place).relative_to(Path.cwd()).as_posix()
+
+
+def prompts_identity(config: RunConfig) -> str | None:
     """The prompts folder; of those that come with the package, what they are, for another version may hold others."""
     if config.prompts:
-        return config.prompts
+        return _from_here(config.prompts)
     folder = Path(sample.prompts_folder())
     return f"of the package, {fingerprint([sha256_file(folder / name) for name in ('prompts.json', 'prompts.safetensors')])[:12]}"
 

@@ -67,6 +67,17 @@ def test_a_kept_cell_stays_done_when_a_field_comes_later_until_it_is_set(tmp_pat
         assert not is_done(out, next(cells_of(matrix(tmp_path, recipes={"base": {"run": run}}))))
 
 
+def test_a_cell_made_in_one_folder_is_known_in_another(tmp_path, monkeypatch):
+    found = []
+    for name in ("here", "there"):
+        (tmp_path / name / "data" / "a").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / name)
+        cell, = cells_of(matrix(tmp_path, collections={"a": {"source": "data/a"}}, recipes={"base": {}}, seeds=[0], pairs="data/a"))
+        found.append((cell.config.corpus, json.loads(json.dumps(cell.identity))))
+    assert found[0][0] != found[1][0]
+    assert cell.is_what(found[0][1])
+
+
 def test_a_later_field_of_a_grid_of_prompts_or_of_mining_undoes_no_cell_either(tmp_path):
     recipes = {"own": {"few_shot": {"examples": 2}}, "mined": {"trainer": "sentence_transformers"}}
     for cell in cells_of(matrix(tmp_path, recipes=recipes, pairs=str(tmp_path), grid_documents=3, collections={"a": {}}, seeds=[0])):
