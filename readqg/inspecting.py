@@ -1,4 +1,5 @@
-"""`readqg inspect`: generated queries sorted so that the bad ones come first, with filters. Parts are scanned, not loaded."""
+"""`readqg inspect`: generated queries, or documents, sorted so that the bad ones come first, with filters. Parts are scanned, not
+loaded."""
 
 from __future__ import annotations
 
@@ -16,15 +17,21 @@ from readqg.fetching import local_file
 from readqg.reranker.sampling import SAME_RELEVANCE
 from readqg.shards import InputFolder, open_input
 
+_BEGINNING_CHARS = 100
+_NUMBERS = ("r", "nats/token", "times", "score", "words")
 _COLUMNS = ("doc_id", "relevance", "sample", "query", "log_likelihood", "n_tokens", "error")
 
 
 def inspect(config: InspectConfig) -> dict[str, Any]:
-    """Print the queries that fit, at most `limit`, as a table on standard error, and return
+    """Print the queries, or documents, that fit, at most `limit`, as a table on standard error, and return, of queries,
 
     `queries` of the folder, of them `distinct` (case and spaces aside), `empty` and with `errors`; `matching`; and `rows`, those
     shown: doc_id, relevance, sample, query, `per_token` (log-likelihood a token, nats), `times` that the query occurs, `score`
-    (null without `quality`), error. Raises `InputError` where a folder cannot be read, `ConfigError` for a pattern that is none."""
+    (null without `quality`), `beginning` of the document (null without `documents`), error; of documents `documents`, of them `empty`,
+    `median_words`, `matching` and `rows`: doc_id, words, title, beginning. Raises `InputError` where a folder cannot be read,
+    `ConfigError` for a pattern that is none."""
+    if {"title", "text"} <= set(open_input(config.queries).schema.names):
+        return _documents(config)
     folder = open_input(config.queries, _COLUMNS)
     queries = _scan(folder, _COLUMNS).with_columns(
         per_token=pl.col("log_likelihood") / pl.col("n_tokens"),
@@ -36,6 +43,11 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
         queries = queries.with_columns(score=pl.lit(None, pl.Float32))
     else:
         queries = _scored(queries, open_input(config.quality, ("doc_id", "rel_plus", "rel_minus")))
+    if config.documents is None:
+        queries = queries.with_columns(beginning=pl.lit(None, pl.String))
+    else:
+        texts = _scan(open_input(config.documents, ("doc_id", "title", "text")), ("doc_id", "title", "text"))
+        queries = queries.join(texts.select("doc_id", beginning=_beginning("title", "text")), on="doc_id", how="left")
     kept = queries.filter(*_filters(config))
     order = {
         "likelihood": [pl.col("per_token")],
@@ -44,7 +56,7 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
     }["times" if config.duplicates and config.sort == "likelihood" else config.sort]
     shown = kept.sort(*order, "doc_id", "relevance", "sample", nulls_last=True)
     shown = (shown.head(config.limit) if config.limit else shown).select(
-        "doc_id", "relevance", "sample", "query", "per_token", "times", "score", "error")
+        "doc_id", "relevance", "sample", "query", "per_token", "times", "score", "beginning", "error")
     totals = queries.select(
         queries=pl.len(), distinct=pl.col("hash").filter(pl.col("same") != "").n_unique(), empty=(pl.col("same") == "").sum(),
         errors=pl.col("error").is_not_null().sum(),
@@ -52,6 +64,26 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
     facts, matching, rows = pl.collect_all([totals, kept.select(pl.len()), shown])
     _table(rows)
     return {**facts.row(0, named=True), "matching": matching.item(), "rows": rows.to_dicts()}
+
+
+def _documents(config: InspectConfig) -> dict[str, Any]:
+    columns = ("doc_id", "title", "text")
+    documents = _scan(open_input(config.queries, columns), columns).with_columns(
+        words=pl.col("text").str.count_matches(r"\S+"), beginning=_beginning("text"))
+    kept = documents.filter(_found(config.grep, pl.concat_str("title", "text", separator=" ")) if config.grep else pl.lit(True))
+    shown = kept.sort("words", "doc_id")
+    shown = (shown.head(config.limit) if config.limit else shown).select("doc_id", "words", "title", "beginning")
+    totals = documents.select(documents=pl.len(), empty=(pl.col("words") == 0).sum(), median_words=pl.col("words").median())
+    facts, matching, rows = pl.collect_all([totals, kept.select(pl.len()), shown])
+    told = [tuple("" if cell is None else str(cell) for cell in row) for row in rows.iter_rows()]
+    _print(("document", "words", "title", "begins"), told, "No document fits.")
+    return {**facts.row(0, named=True), "matching": matching.item(), "rows": rows.to_dicts()}
+
+
+def _beginning(*columns: str) -> pl.Expr:
+    text = pl.concat_str(*columns, separator=" ").str.strip_chars()
+    cut = text.str.slice(0, _BEGINNING_CHARS)
+    return pl.when(text.str.len_chars() > _BEGINNING_CHARS).then(cut + "…").otherwise(cut)
 
 
 def _scan(folder: InputFolder, columns: tuple[str, ...]) -> pl.LazyFrame:
@@ -79,32 +111,45 @@ def _filters(config: InspectConfig) -> list[pl.Expr]:
     if config.errors:
         found.append(pl.col("error").is_not_null())
     if config.grep is not None:
-        pattern = f"(?i){config.grep}"
-        try:
-            pl.Series([""]).str.contains(pattern)
-        except pl.exceptions.ComputeError as error:
-            raise ConfigError(f"--grep {config.grep!r} is no regular expression: {error}") from None
-        found.append(pl.col("query").str.contains(pattern))
+        found.append(_found(config.grep, pl.col("query")))
     return found or [pl.lit(True)]
 
 
+def _found(grep: str, column: pl.Expr) -> pl.Expr:
+    pattern = f"(?i){grep}"
+    try:
+        pl.Series([""]).str.contains(pattern)
+    except pl.exceptions.ComputeError as error:
+        raise ConfigError(f"--grep {grep!r} is no regular expression: {error}") from None
+    return column.str.contains(pattern)
+
+
 def _table(rows: pl.DataFrame) -> None:
-    if rows.is_empty():
-        Console(stderr=True).print("No query fits.")
+    columns = {"document": "doc_id", "r": "relevance", "nats/token": "per_token", "times": "times", "score": "score", "query": "query",
+               "the document begins": "beginning"}
+    there = {title: name for title, name in columns.items() if name not in ("score", "beginning") or rows[name].is_not_null().any()}
+    told = [tuple(_cell(name, row) for name in there.values()) for row in rows.iter_rows(named=True)]
+    _print(tuple(there), told, "No query fits.")
+
+
+def _cell(name: str, row: dict[str, Any]) -> str:
+    value = row[name]
+    if name == "query":
+        return (row["error"] if value is None else value) or ""
+    if name == "relevance":
+        return f"{value:g}"
+    return "" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _print(titles: tuple[str, ...], rows: list[tuple[str, ...]], none: str) -> None:
+    console = Console(stderr=True)
+    if not rows:
+        console.print(none)
         return
     table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("document")
-    for name in ("r", "nats/token", "times", "score"):
-        table.add_column(name, justify="right")
-    table.add_column("query")
-    for row in rows.iter_rows(named=True):
-        said = row["error"] if row["query"] is None else row["query"]
-        numbers = (f"{row['relevance']:g}", _number(row["per_token"]), str(row["times"] or ""), _number(row["score"]))
-        cells = (row["doc_id"], *numbers, said or "")
+    for title in titles:
+        table.add_column(title, justify="right" if title in _NUMBERS else "left")
+    for row in rows:
         # Texts come from a corpus and a model: no markup, no control characters that a terminal would obey.
-        table.add_row(*(Text("".join(c if c.isprintable() else "·" for c in cell)) for cell in cells))
-    Console(stderr=True).print(table)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+        table.add_row(*(Text("".join(c if c.isprintable() else "·" for c in cell)) for cell in row))
+    console.print(table)

@@ -7,6 +7,7 @@ import pytest
 
 from readqg import cli, inspecting
 from readqg.config import InspectConfig
+from readqg.corpus.rows import SCHEMAS
 from readqg.errors import ConfigError, InputError
 from readqg.evaluation.quality import QUALITY
 from readqg.generator.generate import QUERIES
@@ -35,6 +36,31 @@ def test_the_least_likely_come_first_and_those_without_likelihood_last(queries):
     assert shown(queries) == ["what is a shock", "what is  A shock", "what is a wing", "flow [bold]of\x1b[31m heat", None, ""]
     assert shown(queries, limit=2) == ["what is a shock", "what is  A shock"]
     assert len(shown(queries, limit=0)) == 6
+
+
+@pytest.fixture
+def documents(tmp_path):
+    texts = {"d1": "a wing", "d2": "shock " * 60, "d3": ""}
+    rows = [{"doc_id": d, "title": f"On {d}", "text": text} for d, text in texts.items()]
+    return str(write_folder(tmp_path / "documents", rows, SCHEMAS["documents"]))
+
+
+def test_the_beginning_of_each_query_s_document_stands_beside_it(queries, documents, capsys):
+    rows = inspecting.inspect(InspectConfig(queries=queries, documents=documents, limit=2))["rows"]
+    assert [row["beginning"] for row in rows] == ["On d2 " + ("shock " * 16)[:94] + "…", "On d1 a wing"]
+    assert "begins" in capsys.readouterr().err
+    inspecting.inspect(InspectConfig(queries=queries))
+    assert "begins" not in capsys.readouterr().err, "a column that is empty is left out"
+
+
+def test_documents_are_shown_the_shortest_first(documents, capsys):
+    found = inspecting.inspect(InspectConfig(queries=documents))
+    assert [(row["doc_id"], row["words"]) for row in found["rows"]] == [("d3", 0), ("d1", 2), ("d2", 60)]
+    assert (found["documents"], found["empty"], found["median_words"], found["matching"]) == (3, 1, 2.0, 3)
+    assert "a wing" in capsys.readouterr().err
+    assert [row["doc_id"] for row in inspecting.inspect(InspectConfig(queries=documents, grep="WING"))["rows"]] == ["d1"]
+    inspecting.inspect(InspectConfig(queries=documents, grep="no such"))
+    assert "No document fits." in capsys.readouterr().err
 
 
 def test_likelihood_is_a_token(queries):

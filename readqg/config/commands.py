@@ -29,10 +29,12 @@ class VerifyConfig(Settings):
 
 
 class InspectConfig(Settings):
-    """Which of all these queries are bad? The least likely come first."""
+    """Which of all these queries are bad? The least likely come first. Of a documents folder: its documents, the shortest first."""
 
     queries: Location
-    """A queries folder."""
+    """A queries folder, or a documents folder (of the other fields `grep` and `limit` are for both)."""
+    documents: OptionalLocation = None
+    """The documents folder of the queries: adds the beginning of each query's document."""
     quality: OptionalLocation = None
     """The output of `readqg quality` for these queries: adds the judge's probability, a document's mean at r = 1 and at r = 0."""
     relevance: float | None = Field(None, ge=0, le=1)
@@ -46,11 +48,11 @@ class InspectConfig(Settings):
     errors: bool = False
     """Only rows with an error."""
     grep: str | None = None
-    """Only queries in which this regular expression is found, case aside."""
+    """Only queries, or documents, in which this regular expression is found, case aside."""
     sort: Literal["likelihood", "score", "times"] = "likelihood"
     """What comes first: the least likely, the worst judged for their r (needs `quality`), or the most frequent."""
     limit: int = Field(20, ge=0)
-    """Queries shown; 0: all."""
+    """Queries, or documents, shown; 0: all."""
 
     @model_validator(mode="after")
     def _score_is_there(self) -> InspectConfig:
