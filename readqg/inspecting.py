@@ -12,13 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from readqg.config import InspectConfig
-from readqg.errors import ConfigError
+from readqg.errors import ConfigError, InputError
 from readqg.fetching import local_file
 from readqg.reranker.sampling import SAME_RELEVANCE
 from readqg.shards import InputFolder, open_input
 
 _BEGINNING_CHARS = 100
 _NUMBERS = ("r", "nats/token", "times", "score", "words")
+_DOCUMENT = ("doc_id", "title", "text")
 _COLUMNS = ("doc_id", "relevance", "sample", "query", "log_likelihood", "n_tokens", "error")
 
 
@@ -30,7 +31,7 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
     (null without `quality`), `beginning` of the document (null without `documents`), error; of documents `documents`, of them `empty`,
     `median_words`, `matching` and `rows`: doc_id, words, title, beginning. Raises `InputError` where a folder cannot be read,
     `ConfigError` for a pattern that is none."""
-    if {"title", "text"} <= set(open_input(config.queries).schema.names):
+    if set(_DOCUMENT) <= set(open_input(config.queries).schema.names):
         return _documents(config)
     folder = open_input(config.queries, _COLUMNS)
     queries = _scan(folder, _COLUMNS).with_columns(
@@ -43,11 +44,6 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
         queries = queries.with_columns(score=pl.lit(None, pl.Float32))
     else:
         queries = _scored(queries, open_input(config.quality, ("doc_id", "rel_plus", "rel_minus")))
-    if config.documents is None:
-        queries = queries.with_columns(beginning=pl.lit(None, pl.String))
-    else:
-        texts = _scan(open_input(config.documents, ("doc_id", "title", "text")), ("doc_id", "title", "text"))
-        queries = queries.join(texts.select("doc_id", beginning=_beginning("title", "text")), on="doc_id", how="left")
     kept = queries.filter(*_filters(config))
     order = {
         "likelihood": [pl.col("per_token")],
@@ -56,19 +52,34 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
     }["times" if config.duplicates and config.sort == "likelihood" else config.sort]
     shown = kept.sort(*order, "doc_id", "relevance", "sample", nulls_last=True)
     shown = (shown.head(config.limit) if config.limit else shown).select(
-        "doc_id", "relevance", "sample", "query", "per_token", "times", "score", "beginning", "error")
+        "doc_id", "relevance", "sample", "query", "per_token", "times", "score", "error")
     totals = queries.select(
         queries=pl.len(), distinct=pl.col("hash").filter(pl.col("same") != "").n_unique(), empty=(pl.col("same") == "").sum(),
         errors=pl.col("error").is_not_null().sum(),
     )
     facts, matching, rows = pl.collect_all([totals, kept.select(pl.len()), shown])
+    rows = _with_beginnings(rows, config.documents)
     _table(rows)
     return {**facts.row(0, named=True), "matching": matching.item(), "rows": rows.to_dicts()}
 
 
+def _with_beginnings(rows: pl.DataFrame, documents: str | None) -> pl.DataFrame:
+    """With the beginning of each document. Raises `InputError` where the folder has none of them."""
+    if documents is None:
+        return rows.with_columns(beginning=pl.lit(None, pl.String))
+    texts = _scan(open_input(documents, _DOCUMENT), _DOCUMENT).filter(pl.col("doc_id").is_in(rows["doc_id"].unique().to_list()))
+    found = texts.select("doc_id", beginning=_beginning("title", "text")).collect()
+    if rows.height and not found.height:
+        raise InputError(f"{documents} has none of these queries' documents, such as {rows['doc_id'][0]}. Is it the right folder?")
+    return rows.join(found, on="doc_id", how="left", maintain_order="left")
+
+
 def _documents(config: InspectConfig) -> dict[str, Any]:
-    columns = ("doc_id", "title", "text")
-    documents = _scan(open_input(config.queries, columns), columns).with_columns(
+    asked = config.model_fields_set - {"queries", "grep", "limit"}
+    if other := sorted(name for name in asked if getattr(config, name) != type(config).model_fields[name].default):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in other)
+        raise ConfigError(f"{flags}: for a queries folder, and {config.queries} is a documents folder. There: --grep and --limit.")
+    documents = _scan(open_input(config.queries, _DOCUMENT), _DOCUMENT).with_columns(
         words=pl.col("text").str.count_matches(r"\S+"), beginning=_beginning("text"))
     kept = documents.filter(_found(config.grep, pl.concat_str("title", "text", separator=" ")) if config.grep else pl.lit(True))
     shown = kept.sort("words", "doc_id")

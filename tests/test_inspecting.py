@@ -53,6 +53,18 @@ def test_the_beginning_of_each_query_s_document_stands_beside_it(queries, docume
     assert "begins" not in capsys.readouterr().err, "a column that is empty is left out"
 
 
+def test_a_folder_without_the_queries_documents_is_refused(queries, tmp_path):
+    other = write_folder(tmp_path / "other", [{"doc_id": "x", "title": "", "text": "y"}], SCHEMAS["documents"])
+    with pytest.raises(InputError, match="has none of these queries' documents, such as d2"):
+        inspecting.inspect(InspectConfig(queries=queries, documents=str(other)))
+
+
+@pytest.mark.parametrize("flag", [{"errors": True}, {"duplicates": True}, {"relevance": 1.0}, {"sort": "times"}])
+def test_what_is_for_queries_is_refused_of_documents(documents, flag):
+    with pytest.raises(ConfigError, match=f"--{next(iter(flag))}: for a queries folder"):
+        inspecting.inspect(InspectConfig(queries=documents, **flag))
+
+
 def test_documents_are_shown_the_shortest_first(documents, capsys):
     found = inspecting.inspect(InspectConfig(queries=documents))
     assert [(row["doc_id"], row["words"]) for row in found["rows"]] == [("d3", 0), ("d1", 2), ("d2", 60)]

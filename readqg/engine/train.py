@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import stat
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +104,18 @@ class _Trainer(ray.train.torch.TorchTrainer):
             return super().fit()
         except KeyboardInterrupt:
             if self._controller is not None:
-                with suppress(ray.exceptions.RayError):  # its actor ends in the call
-                    ray.get(self._controller.abort.remote(), timeout=_ABORT_S)
+                log.warning("Stopping: the workers are put down. A second Ctrl-C ends at once.")
+                _put_down(self._controller)
             raise
+
+
+def _put_down(controller: Any) -> None:
+    try:
+        ray.get(controller.abort.remote(), timeout=_ABORT_S)
+    except ray.exceptions.GetTimeoutError:  # it waits for workers that do not come: they go with it
+        ray.kill(controller)
+    except ray.exceptions.RayError:  # its actor ends in the call
+        pass
 
 
 def _make_private(state: Path) -> None:

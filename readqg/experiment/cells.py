@@ -20,15 +20,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from readqg import api, runs
+from readqg import api, models, runs
 from readqg.clock import Clock
-from readqg.config import FewShotConfig, RunConfig, TrainGeneratorConfig, identity
+from readqg.config import SMOLLM2, FewShotConfig, RunConfig, TrainGeneratorConfig, identity
 from readqg.corpus import read_judgments
 from readqg.devices import machine
 from readqg.errors import InputError
 from readqg.evaluation.metrics import per_query
 from readqg.experiment.costs import operations
-from readqg.experiment.matrix import Cell, prompts_identity
+from readqg.experiment.matrix import Cell, package_prompts
 from readqg.places import Place
 from readqg.reranker.averaging import average
 from readqg.reranker.baseline import train_baseline
@@ -174,7 +174,7 @@ class CellRun:
                 steps.choose(chosen)
         asked = steps.generate_config(self.shared / "unnamed", chosen)
         of = [chosen.name] if chosen else []
-        queries = self._place("queries", asked, prompts_identity(config), asked.backbone, asked.max_documents, *of)
+        queries = self._place("queries", asked, config.prompts or package_prompts(), asked.backbone, asked.max_documents, *of)
         with self._timed(stage, queries):
             steps.generate(queries, chosen)
         return queries
@@ -213,11 +213,16 @@ class CellRun:
         verdict = None if model is None else read_verdict(self.tuned)[0]
         return {
             "cell": self.cell.name, "identity": self.cell.identity, "quality": self._quality(), "seconds": self._seconds(),
-            "operations": self._operations(), "machine": machine(self.config.compute),
+            "operations": self._operations(), "machine": machine(self.config.compute), "weights": self._weights(),
             "guard": None if verdict is None else {
                 "use": verdict.use, "difference": verdict.difference, "interval": verdict.interval, "p_value": verdict.p_value,
                 "documents": verdict.held_out_documents},
         }
+
+    def _weights(self) -> dict[str, str]:
+        """Model -> fingerprint of what was loaded: under one name there may be several, as the sample's, which were dequantised."""
+        names = [self.config.start, *([self.config.backbone or SMOLLM2] if self.cell.writes else [])]
+        return {name: models.fingerprint(name)[:12] for name in names}
 
     def _operations(self) -> dict[str, float] | None:
         """None for another's trainer, whose steps are not ours to count."""

@@ -63,11 +63,12 @@ class Cell:
         """What the cell's figures depend on, but for the content of files that it names."""
         return {
             "format": _FORMAT, "run": identity(self.config), **self._places,
-            "prompts": prompts_identity(self.config) if self._writes else None,
+            "prompts": (_from_here(self.config.prompts) or package_prompts()) if self.writes and self.prompts is None else None,
             "backbone": _from_here(self.config.backbone), "start": _from_here(self.config.start),
             "source": _from_here(self.source.source), "split": self.source.split, "half": self.source.half,
             "train": self.settings.train, "average": self.settings.average,
-            **({} if self.settings.trainer == "readqg" else {"mining": self.settings.mining.model_dump()}),
+            **({} if self.settings.trainer == "readqg" else {
+                "mining": {**self.settings.mining.model_dump(), "encoder": _from_here(self.settings.mining.encoder)}}),
             "own_prompts": None if self.prompts is None else identity(self.prompts),
             "grid": None if self.grid is None else [identity(self.grid), self.grid_documents, identity(self.quality)],
         }
@@ -81,12 +82,13 @@ class Cell:
         if self.grid is not None and made["grid"]:
             grid, documents, quality = made["grid"]
             filled["grid"] = [with_later_fields(grid, self.grid), documents, with_later_fields(quality, self.quality)]
-        return fingerprint({**made, **filled}) == fingerprint(self.identity)
+        places = {name: _from_here(place) for name, place in made.items() if isinstance(place, str)}
+        return fingerprint({**made, **places, **filled}) == fingerprint(self.identity)
 
     @property
-    def _writes(self) -> bool:
-        """Whether queries are written with prompts that are not the recipe's own."""
-        return self.prompts is None and (self.settings.train or self.grid is not None)
+    def writes(self) -> bool:
+        """Whether queries are written."""
+        return self.settings.train or self.grid is not None
 
     @property
     def prompts_made_of(self) -> dict[str, str]:
@@ -115,10 +117,8 @@ def _from_here(place: str | None) -> str | None:
     return Path(place).relative_to(Path.cwd()).as_posix()
 
 
-def prompts_identity(config: RunConfig) -> str | None:
-    """The prompts folder; of those that come with the package, what they are, for another version may hold others."""
-    if config.prompts:
-        return _from_here(config.prompts)
+def package_prompts() -> str:
+    """The prompts that come with the package: what they are, for another version may hold others."""
     folder = Path(sample.prompts_folder())
     return f"of the package, {fingerprint([sha256_file(folder / name) for name in ('prompts.json', 'prompts.safetensors')])[:12]}"
 

@@ -61,7 +61,8 @@ def write(out: Place, matrix: Matrix, cells: Sequence[Cell]) -> dict[str, Any]:
         loader=jinja2.PackageLoader("readqg.experiment", "."), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         autoescape=jinja2.select_autoescape(("html.j2",)))
     shown = {"matrix": matrix, "tables": tables, "cells": len(cells), "version": readqg.__version__,
-             "machines": _machines(facts), "asked": len(matrix.seeds) * len(matrix.collections) * len(matrix.recipes)}
+             "machines": _machines(facts), "weights": _weights(facts),
+             "asked": len(matrix.seeds) * len(matrix.collections) * len(matrix.recipes)}
     for name in ("tables.md", "tables.html"):
         write_whole(out / name, environment.get_template(f"{name}.j2").render(**shown))
     for found in tables:
@@ -81,6 +82,11 @@ def _machines(facts: dict[str, dict[str, Any]]) -> list[tuple[str, int]]:
     """What the cells were ended on, and how many on each; what they share may have been made elsewhere before."""
     names = ("{processor}, {threads} threads, {precision}, torch {torch}".format(**found["machine"]) for found in facts.values())
     return Counter(names).most_common()
+
+
+def _weights(facts: dict[str, dict[str, Any]]) -> list[str]:
+    """The models that the cells loaded, each with the beginning of its fingerprint."""
+    return sorted({f"{name} ({mark})" for found in facts.values() for name, mark in found["weights"].items()})
 
 
 def _with_costs(values: pa.Table, cost: Cost) -> pa.Table:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from joblib import cpu_count
 
 from readqg import devices, models, sample
 from readqg.batching import tokens_for
@@ -91,9 +90,11 @@ def calibrate(config: RunConfig, corpus: str, measure: bool = True) -> Calibrati
 
 
 def _warn_if_busy() -> None:
+    load, cores = 0.0, os.cpu_count() or 1  # both of the whole machine, whatever part of it is ours
     with suppress(OSError, AttributeError):  # not everywhere
-        if (load := os.getloadavg()[0]) > cpu_count():
-            log.warning("This machine is busy (load %.1f on %d cores): alone, a run may be quicker than what follows.", load, cpu_count())
+        load = os.getloadavg()[0]
+    if load > cores:
+        log.warning("This machine is busy (load %.1f on %d cores): alone, a run may be quicker than what follows.", load, cores)
 
 
 def _queries(corpus: str) -> list[str]:

@@ -183,7 +183,8 @@ def _print(summary: dict[str, Any]) -> None:
     for name, stage in summary["stages"].items():
         if stage["larger_shards"]:
             console.print(f"  {name}: {_count(stage['shards'])} shards are more than one driver deals out in the time that "
-                          f"{stage['workers']} workers need: give {stage['larger_shards']}", highlight=False)
+                          f"{stage['workers']} workers need: give {stage['larger_shards']} (to the stage by itself, --shard-rows)",
+                          highlight=False)
     larger = ", ".join(f"{name} {_hours(values['expected_hours'])}" for name, values in summary["if_larger"].items())
     console.print(f"  if larger: {larger}", highlight=False)
     console.print(f"  rates: {machine['rates']}", markup=False, highlight=False)

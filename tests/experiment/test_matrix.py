@@ -68,14 +68,20 @@ def test_a_kept_cell_stays_done_when_a_field_comes_later_until_it_is_set(tmp_pat
 
 
 def test_a_cell_made_in_one_folder_is_known_in_another(tmp_path, monkeypatch):
-    found = []
+    made = []
     for name in ("here", "there"):
-        (tmp_path / name / "data" / "a").mkdir(parents=True)
+        for folder in ("a", "prompts", "start", "encoder"):
+            (tmp_path / name / "data" / folder).mkdir(parents=True)
         monkeypatch.chdir(tmp_path / name)
-        cell, = cells_of(matrix(tmp_path, collections={"a": {"source": "data/a"}}, recipes={"base": {}}, seeds=[0], pairs="data/a"))
-        found.append((cell.config.corpus, json.loads(json.dumps(cell.identity))))
-    assert found[0][0] != found[1][0]
-    assert cell.is_what(found[0][1])
+        few_shot = {"few_shot": {"examples": 1}}
+        mined = {"trainer": "sentence_transformers", "mining": {"encoder": "data/encoder"}, "run": {"prompts": "data/prompts"}}
+        cells = list(cells_of(matrix(tmp_path, collections={"a": {"source": "data/a"}}, recipes={"own": few_shot, "mined": mined},
+                                     seeds=[0], pairs="data/a", run={"start": "data/start"})))
+        made.append(json.loads(json.dumps([cell.identity for cell in cells])))
+    assert cells[0].config.start == str(tmp_path / "there" / "data" / "start")
+    assert all(cell.is_what(identity) for cell, identity in zip(cells, made[0], strict=True))
+    assert cells[0].is_what({**made[0][0], "source": str(tmp_path / "there" / "data" / "a")}), "as earlier versions named it"
+    assert not cells[0].is_what({**made[0][0], "source": str(tmp_path / "here" / "data" / "a")})
 
 
 def test_a_later_field_of_a_grid_of_prompts_or_of_mining_undoes_no_cell_either(tmp_path):

@@ -132,11 +132,11 @@ def test_larger_shards_where_they_are_advised_are_quicker_and_never_fewer_than_w
 
 
 def test_where_the_driver_bounds_a_stage_the_flag_that_frees_it_is_named():
-    work = stage("generate", corpus(documents=1_000_000), make(RunConfig, {"generate": {"shard_rows": 1}}))
+    work = stage("generate", corpus(documents=2_000_000), make(RunConfig, {"generate": {"shard_rows": 2}}))
     bound = estimate(work, 1, Machine("m", Rates(**{**RATES.__dict__, "generate_tokens_per_s": 1e7}), workers=64), 20)
     assert bound.hours * 3600 > 1_000_000 * 0.02
     flag, rows = _larger_shards(bound).split()
-    assert flag == "--generate.shard-rows" and int(rows) == bound.fewer_shards > 8
+    assert flag == "--generate.shard-rows" and int(rows) == 2 * bound.fewer_shards > 16
 
 
 def test_expected_hours_are_those_of_a_simulated_worker_that_is_killed_at_random():
