@@ -11,6 +11,7 @@ from collections import deque
 from pathlib import Path
 
 import pytest
+import ray
 from filelock import FileLock
 from safetensors.torch import load_file
 
@@ -102,6 +103,25 @@ def test_ctrl_c_ends_a_training_whose_connection_to_ray_stays_open(tmp_path):
     ended = log.read_text()
     time.sleep(2)
     assert log.read_text() == ended
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_training_whose_workers_do_not_come(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "_ABORT_S", 3.0)
+
+    @ray.remote(num_cpus=ray.cluster_resources()["CPU"])
+    class All:
+        def there(self):
+            return True
+
+    holder = All.remote()
+    assert ray.get(holder.there.remote())
+    threading.Timer(8.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        train.run(Line(), LineConfig(out=str(tmp_path / "out")))
+    ray.kill(holder)
+    time.sleep(8)  # room for workers, if anyone still waits for them
+    assert not (tmp_path / "out" / "_train" / "log.jsonl").exists()
 
 
 def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_weights(unbroken, tmp_path):
