@@ -102,8 +102,9 @@ def summarise(matrix: Matrix, table: pa.Table, facts: dict[str, dict[str, Any]],
 
     Rows: BM25 and the start, then a row a recipe that has a cell: nDCG@10 x 100 by collection, means over the collections with and
     without ArguAna, the mean difference to the start with its 95 % interval and Holm's p over the rows, and what it cost. Where recipes
-    change what BM25 or the start is (ranking by passages, a learned weight), there is a row of each, named by the recipes whose
-    differences are to it. A recipe that lacks a collection has no means: they would be of other collections than its neighbours'."""
+    change what BM25 or the start is (ranking by passages), there is a row of each, named by the recipes whose differences are to it; but
+    one with a weight of BM25 of its own is compared with the start that has the others' weight. A recipe that lacks a collection has no
+    means: they would be of other collections than its neighbours'."""
     rows = table.to_pylist()
     collections = [name for name in matrix.collections if any(row["collection"] == name for row in rows)]
     values: dict[tuple[str, str, str], dict[int, dict[str, float]]] = {}
@@ -121,7 +122,11 @@ def summarise(matrix: Matrix, table: pa.Table, facts: dict[str, dict[str, Any]],
             lines.append({"name": name, **nothing, **_means(by, collections)})
     for name in recipes:
         own = {c: values[name, f"recipe{suffix}", c] for c in collections if (name, f"recipe{suffix}", c) in values}
-        start = {c: values[name, f"start{suffix}", c] for c in own}
+        reference = _reference(matrix, name, recipes)
+        start = {c: values.get((reference, f"start{suffix}", c), {}) for c in own}
+        if any(start[c].keys() < own[c].keys() for c in own):  # not all of its cells are there yet
+            start = {c: values[name, f"start{suffix}", c] for c in own}
+        start = {c: {seed: start[c][seed] for seed in own[c]} for c in own}
         if len(own) == len(collections):
             compared[name] = compare(own, start)
         lines.append({
@@ -137,6 +142,15 @@ def summarise(matrix: Matrix, table: pa.Table, facts: dict[str, dict[str, Any]],
             "chart": _chart(_TITLES[suffix], lines), "file": f"{_CHART}{suffix}.svg",
             "measured": {name: _QUALITY[name][0] for name in measured},
             "queries": {c: len(next(iter(v.values()))) for c in collections for (_, _, where), v in values.items() if where == c}}
+
+
+def _reference(matrix: Matrix, recipe: str, recipes: Sequence[str]) -> str:
+    """The recipe whose start another is compared with: itself; or, where it weighs BM25 in its own way, the first that does not and changes
+    nothing else of the start. Against a start that its own weight spoils, any recipe would look good."""
+    changed = matrix.recipes[recipe].run
+    if "fusion" not in changed or "rank" in changed or "retrieve" in changed:
+        return recipe
+    return next((name for name in recipes if not {"fusion", "rank", "retrieve"} & matrix.recipes[name].run.keys()), recipe)
 
 
 def _alike(own: dict[str, ByCollection]) -> list[tuple[list[str], ByCollection]]:

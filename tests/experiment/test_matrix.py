@@ -173,3 +173,15 @@ def test_each_difference_has_the_row_that_it_is_taken_from(tmp_path):
     for recipe, name in (("base", "start"), ("other", "start"), ("maxp", "start of maxp")):
         difference = lines[recipe]["mean"] - lines[name]["mean"]
         assert 100 * lines[recipe]["difference"].mean == pytest.approx(difference)
+
+
+def test_a_weight_of_ones_own_is_compared_with_the_start_that_has_the_usual_one(tmp_path):
+    recipes = {"base": {}, "own": {"run": {"fusion": {"weight": 2.0}}}}
+    asked = matrix(tmp_path, recipes=recipes, collections={"a": {}}, seeds=[0])
+    fused = {"base": (0.75, 0.75), "own": (0.25, 0.5)}  # start, recipe
+    rows = [{"collection": "a", "recipe": recipe, "seed": 0, "system": system, "query_id": "q", "ndcg": value, "recall": 1.0}
+            for recipe, values in fused.items()
+            for system, value in zip(("recipe", "start-fused", "recipe-fused"), (0.5, *values), strict=True)]
+    lines = {line["name"]: line for line in summarise(asked, pa.Table.from_pylist(rows), {}, "-fused")["lines"]}
+    assert lines["own"]["difference"].mean == pytest.approx(-0.25)
+    assert lines["base"]["difference"].mean == 0
