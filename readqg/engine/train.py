@@ -25,6 +25,8 @@ from readqg.training import TrainStage
 
 import ray.train  # isort: skip  (after `cluster`, which sets what Ray reads at import)
 import ray.train.torch  # isort: skip
+from ray._raylet import PlacementGroupID  # isort: skip
+from ray.util.placement_group import PlacementGroup  # isort: skip
 
 log = logging.getLogger("readqg")
 
@@ -100,22 +102,33 @@ class _Trainer(ray.train.torch.TorchTrainer):
         self._controller = controller
 
     def fit(self) -> Any:
+        reserved = _reserved()
         try:
             return super().fit()
         except KeyboardInterrupt:
             if self._controller is not None:
                 log.warning("Stopping: the workers are put down. A second Ctrl-C ends at once.")
-                _put_down(self._controller)
+                _put_down(self._controller, reserved)
             raise
 
 
-def _put_down(controller: Any) -> None:
+def _put_down(controller: Any, others: set[PlacementGroupID]) -> None:
+    """End the run of `controller` and give back what it had reserved; `others` are the reservations from before it."""
     try:
         ray.get(controller.abort.remote(), timeout=_ABORT_S)
     except ray.exceptions.GetTimeoutError:  # it waits for workers that do not come: they go with it
         ray.kill(controller)
+        for group in _reserved() - others:  # Ray would keep it until the whole job ends
+            ray.util.remove_placement_group(PlacementGroup(group))
     except ray.exceptions.RayError:  # its actor ends in the call
         pass
+
+
+def _reserved() -> set[PlacementGroupID]:
+    """The placement groups of this job."""
+    groups = (PlacementGroupID.from_hex(group) for group in ray.util.placement_group_table())
+    job = ray.get_runtime_context().get_job_id()
+    return {group for group in groups if group.hex().endswith(job)}  # an id ends with that of its job
 
 
 def _make_private(state: Path) -> None:

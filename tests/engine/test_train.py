@@ -122,6 +122,7 @@ def test_ctrl_c_ends_a_training_whose_workers_do_not_come(tmp_path, monkeypatch)
     ray.kill(holder)
     time.sleep(8)  # room for workers, if anyone still waits for them
     assert not (tmp_path / "out" / "_train" / "log.jsonl").exists()
+    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"], "nothing is kept for them"
 
 
 def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_weights(unbroken, tmp_path):
