@@ -72,7 +72,8 @@ start() {
 end_node() { # NUMBER
   local file=$DIR/node-$1.pid
   [ -e "$file" ] || return 0
-  kill "$(cat "$file")" 2>/dev/null || true # `ray start --block` ends its node's processes
+  # `ray start --block` ends its node's processes. After a crash of the machine the number may be a stranger's.
+  ! ps -o args= -p "$(cat "$file")" | grep -qF -- "--temp-dir=$DIR/ray-$1" || kill "$(cat "$file")" 2>/dev/null || true
   for _ in $(seq 60); do kill -0 "$(cat "$file")" 2>/dev/null || break; sleep 0.5; done
   rm "$file"
 }

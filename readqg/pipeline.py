@@ -28,6 +28,7 @@ from rich.table import Table
 from readqg import config as c
 from readqg.clock import Clock
 from readqg.engine import cluster
+from readqg.engine.shared import check_can_train
 from readqg.errors import InputError
 from readqg.growing import Round, grow
 from readqg.places import Place, place_of
@@ -55,6 +56,7 @@ def run(config: c.RunConfig) -> dict[str, Any]:
     weights: dict[str, float] = {}
     rounds: list[Round] = []
     with cluster.connect(config.compute):
+        check_can_train(config.out)
         if searched:
             with clock.stage("retrieve"):
                 steps.retrieve(out / "bm25", steps.judgments)

@@ -196,7 +196,7 @@ class SubmitConfig(Settings):
     address: str
     """Of the cluster's jobs server: http://127.0.0.1:8265 (this machine, or an SSH tunnel) or https://HOST."""
     stage: str = ""
-    """Any stage of this command line; its flags follow."""
+    """Any stage that has a script in `jobs/`; its flags follow."""
     flags: tuple[str, ...] = ()
     """The stage's own flags: give them as they are, after its name."""
     attach: str | None = None

@@ -32,31 +32,37 @@ log = logging.getLogger("readqg")
 _OBJECT_STORE_BYTES = 1 << 30
 _STARTS = 5
 _FIRST_WORKER_S = 1800.0
+_IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 @contextmanager
 def connect(compute: Compute, out: Place | None = None) -> Iterator[None]:
     """A Ray to work on, whose nodes all see the folder `out`. A connection that is open already is used and left open; a local
-    Ray started here ends here.
+    Ray started here ends here. In a job of Ray's it is the job's cluster, where no address is given.
 
     Raises `RunError` where the cluster at `compute.ray_address` does not answer, or no node of it runs work, `ConfigError` where it is
     off this machine and lets in whoever reaches it, or where `out` is not the same on all its nodes."""
+    address = compute.ray_address or ("auto" if _IN_A_JOB in os.environ else None)
+    wants_gpu = compute.device == "cuda" and address is not None
     if ray.is_initialized():
+        _await_a_worker(wants_gpu)  # idle nodes may have left since the last stage
         _look(out)
         yield
         return
     access.check_version(ray.__version__, "here")
     try:
         with keeping_handlers():  # Ray's own for SIGTERM exits without a word
-            if compute.ray_address is None:
+            if address is None:
                 _start_local_patiently()
             else:
-                _join(compute.ray_address)
-                _await_a_worker()
+                _join(address)
+                _await_a_worker(wants_gpu)
     except ReadQGError:
+        ray.shutdown()
         raise
     except Exception as error:  # Ray raises bare ones, too
-        where = compute.ray_address or "this machine"
+        ray.shutdown()
+        where = address or "this machine"
         raise RunError(
             f"Ray on {where} does not answer: {error}. Check --compute.ray-address, and RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH "
             "where the cluster wants a token."
@@ -82,39 +88,37 @@ def _join(address: str) -> None:
     where = ray.get_runtime_context().gcs_address if address == "auto" else address
     if access.is_loopback(access.host_of(where)):
         return
-    try:
-        access.require_token(where)
-        if ray.get(_auth_mode.remote()) != "token":
-            access.refuse_open(where)
-    except ConfigError:
-        ray.shutdown()
-        raise
+    access.require_token(where)
+    if ray.get(_auth_mode.remote()) != "token":
+        access.refuse_open(where)
 
 
-def _await_a_worker() -> None:
+def _await_a_worker(gpu: bool) -> None:
     """The head of a cluster runs no work, and other nodes may come only when they are asked for: one is, and is waited for, for what the
     nodes have decides how work is shared out. The work itself asks for the rest.
 
     Raises `RunError` where none comes."""
-    if _runs_work():
+    wanted = {"CPU": 1, "GPU": 1} if gpu else {"CPU": 1}
+    if _is_there(wanted):
         return
     from ray.autoscaler.sdk import request_resources
 
-    log.info("the cluster has no node that runs work: one is asked for, and waited for")
-    request_resources(num_cpus=1)
+    what = "node with a GPU" if gpu else "node that runs work"
+    log.info("the cluster has no %s: one is asked for, and waited for", what)
+    request_resources(bundles=[wanted])
     try:
         began = time.monotonic()
-        while not _runs_work():
+        while not _is_there(wanted):
             if time.monotonic() - began > _FIRST_WORKER_S:
-                raise RunError(f"No node that runs work has come in {_FIRST_WORKER_S / 60:.0f} minutes: is there quota, or spot capacity? "
+                raise RunError(f"No {what} has come in {_FIRST_WORKER_S / 60:.0f} minutes: is there quota, or spot capacity? "
                                "`ray status` on the head says what it waits for.")
             time.sleep(1.0)
     finally:
         request_resources(bundles=[])
 
 
-def _runs_work() -> bool:
-    return any(node["Alive"] and node["Resources"].get("CPU", 0.0) >= 1 for node in ray.nodes())
+def _is_there(wanted: dict[str, int]) -> bool:
+    return any(node["Alive"] and all(node["Resources"].get(name, 0.0) >= n for name, n in wanted.items()) for node in ray.nodes())
 
 
 @ray.remote(num_cpus=0)
@@ -182,6 +186,14 @@ def gpus() -> int:
 def has_gpu(compute: Compute) -> bool:
     """Whether model workers get a GPU each: they do where the cluster has one, unless the config says `cpu`."""
     return compute.device != "cpu" and gpus() >= 1
+
+
+def actor_cpus(compute: Compute) -> float:
+    """Logical CPUs of each of `compute.workers` actors with a model. With a GPU each, those that there is no GPU for yet wait for nodes
+    that bring their own CPUs, and one is enough."""
+    if has_gpu(compute):
+        return min(1.0, model_cpus(min(compute.workers, gpus())))
+    return model_cpus(compute.workers)
 
 
 def model_cpus(workers: int) -> float:

@@ -104,7 +104,7 @@ def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing
                 # All from the start: a pool that grows by itself never takes the last worker where CPUs are few, for Ray keeps shares
                 # of them back for the other steps.
                 compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
-                num_cpus=cluster.model_cpus(compute.workers),
+                num_cpus=cluster.actor_cpus(compute),
                 num_gpus=1 if cluster.has_gpu(compute) else None,
                 max_task_retries=_RAY_RETRIES,
             )

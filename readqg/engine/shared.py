@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from platformdirs import user_cache_path
 
 from readqg.errors import ConfigError
-from readqg.places import Place, StorePath
+from readqg.places import Place, StorePath, is_store
 
 import ray  # isort: skip
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # isort: skip
@@ -43,6 +47,29 @@ def check_shared(folder: Place) -> None:
             f"{folder} is not the same folder on every node: {len(blind)} of {len(nodes)} do not see what this command has written "
             f"there ({', '.join(sorted(set(blind))[:5])}). Give an --out on a file system that all nodes share (NFS, EFS, Filestore, a "
             "ReadWriteMany volume), mounted at the same path.")
+
+
+def training_folder() -> Path:
+    """Where the state of trainings into stores lies, on this machine."""
+    return user_cache_path("readqg") / "training"
+
+
+def check_can_train(out: str) -> None:
+    """On an open connection to Ray: raises `ConfigError` where `out` lies in a store, and the cluster has nodes that do not see where
+    the state of training would lie."""
+    if not is_store(out):
+        return
+    folder = training_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="look-", dir=folder) as probe:
+        (Path(probe) / "_config.json").write_text(probe)
+        try:
+            check_shared(Path(probe))
+        except ConfigError as error:
+            raise ConfigError(
+                f"{out} is a store, so the state of training lies in {folder} on the driver's machine, which this cluster's other nodes "
+                "do not see. Train on one node, or give an --out on a file system that all nodes share and copy the model, or set "
+                "XDG_CACHE_HOME to a folder that they share.") from error
 
 
 def _answer(reference: ray.ObjectRef) -> str | None:

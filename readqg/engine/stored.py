@@ -12,12 +12,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_path
-
 from readqg.config import identity
 from readqg.engine import cluster, train
-from readqg.engine.shared import check_shared
-from readqg.errors import ConfigError
+from readqg.engine.shared import check_can_train, training_folder
 from readqg.places import Place, is_store, remove_folder
 from readqg.shards import OutputFolder, appearing, fingerprint, read_json
 from readqg.training import TrainStage
@@ -36,11 +33,11 @@ def run(stage: TrainStage, config: Any) -> dict[str, Any]:
     if folder.done:
         log.info("%s: %s is complete", stage.name, folder.path)
         return folder.success()
-    state = user_cache_path("readqg") / "training" / fingerprint([config.out, read_json(folder.path / "_config.json")])
+    state = training_folder() / fingerprint([config.out, read_json(folder.path / "_config.json")])
     here = config.model_copy(update={"out": str(state)})
     log.info("%s: the state of training lies in %s until the model is in %s", stage.name, state, folder.path)
     with cluster.connect(config.compute):
-        _check_one_machine(stage, here, config.out)
+        check_can_train(config.out)
         made = train.run(stage, here)
     _upload_trackers(state, folder.path)
     success = folder.commit_files(state, made["facts"], only=made["files"])
@@ -54,14 +51,3 @@ def _upload_trackers(state: Path, out: Place) -> None:
         for file in [kept] if kept.is_file() else sorted(path for path in kept.rglob("*") if path.is_file()):
             with appearing(out / file.relative_to(state).as_posix()) as target:
                 shutil.copyfile(file, target)
-
-
-def _check_one_machine(stage: TrainStage, here: Any, out: str) -> None:
-    folder = OutputFolder.begin(here.out, stage.name, identity(here), stage.inputs(), stage.models())
-    try:
-        check_shared(folder.path)
-    except ConfigError as error:
-        raise ConfigError(
-            f"{out} is a store, so the state of training lies in {here.out} on the driver's machine, which this cluster's other nodes do "
-            "not see. Train on one node, or give an --out on a file system that all nodes share and copy the model, or set "
-            "XDG_CACHE_HOME to a folder that they share.") from error

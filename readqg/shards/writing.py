@@ -258,7 +258,8 @@ class OutputFolder:
         """A finished folder that has lost parts is unfinished again: only they are made anew."""
         if not self.done:
             return
-        absent = [name for name in self.success().get("parts", {}) if not (self.path / name).exists()]
+        there = {part.name for part in self.path.glob("part-*.parquet")}
+        absent = [name for name in self.success().get("parts", {}) if name not in there]
         if absent:
             log.warning("%s: %d parts are gone, first %s; they are made again", self.path, len(absent), absent[0])
             (self.path / "_SUCCESS").unlink(missing_ok=True)

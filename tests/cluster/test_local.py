@@ -259,6 +259,8 @@ def test_every_script_runs_as_a_job(cluster, place, tmp_path):  # noqa: F811
                            "--epochs", "1", "--max-length", "48"],
         "rank": ["--run", o / "bm25", "--queries", corpus / "queries", "--documents", corpus / "documents", "--model", o / "reranker",
                  "--max-length", "48", "--out", o / "tuned"],
+        "fuse": ["--run", o / "tuned", "--first", o / "bm25", "--out", o / "tuned-fused"],
+        "few-shot": ["--pairs", o / "pairs", "--backbone", llama, "--examples", "1", "--out", o / "few-shot"],
         "quality": ["--queries", o / "queries", "--documents", corpus / "documents", "--judge", encoder, "--encoder", "none",
                     "--max-length", "48", "--out", o / "quality"],
         "tune-generator": ["--pairs", o / "pairs", "--backbone", llama, "--out", o / "tune-g", "--trials", "1", "--rungs", "1",

@@ -16,11 +16,12 @@ LOCK = Path(__file__).parents[2] / "requirements.lock"
 
 # Ray's schema does not look inside these. AWS: fields of EC2's RunInstances; GCP: of Compute Engine's instances.insert.
 PROVIDER = {
-    "aws": {"type", "region", "availability_zone", "cache_stopped_nodes", "security_group", "use_internal_ips"},
+    "aws": {"type", "region", "availability_zone", "cache_stopped_nodes", "use_internal_ips"},
     "gcp": {"type", "region", "availability_zone", "project_id", "use_internal_ips", "cache_stopped_nodes"},
 }
 NODE = {
     "aws": {"InstanceType": str, "ImageId": str, "IamInstanceProfile": {"Name": str, "Arn": str}, "KeyName": str, "SubnetIds": list,
+            "SecurityGroupIds": [str],
             "MetadataOptions": {"HttpTokens": str}, "InstanceMarketOptions": {"MarketType": str, "SpotOptions": dict},
             "BlockDeviceMappings": [{"DeviceName": str, "Ebs": {"VolumeSize": int, "VolumeType": str, "Encrypted": bool}}]},
     "gcp": {"machineType": str, "serviceAccounts": [{"email": str, "scopes": list}], "metadata": {"items": [{"key": str, "value": str}]},
@@ -112,7 +113,7 @@ def renamed(content, path, new):
 @pytest.mark.parametrize(("kind", "path"), [
     ("aws", ["available_node_types"]),
     ("aws", ["provider", "type"]),
-    ("aws", ["provider", "security_group", "GroupName"]),
+    ("aws", ["available_node_types", "head", "node_config", "SecurityGroupIds"]),
     ("aws", ["available_node_types", "gpu_spot", "node_config", "InstanceMarketOptions"]),
     ("aws", ["available_node_types", "gpu_spot", "node_config", "BlockDeviceMappings", 0, "Ebs", "VolumeSize"]),
     ("gcp", ["head_start_ray_commands"]),
@@ -159,6 +160,18 @@ def test_workers_are_on_spot_and_the_head_runs_no_work(kind):
     assert types["head"]["resources"]["CPU"] == 0
     assert "spot" in json.dumps(types["gpu_spot"]["node_config"]).lower()
     assert "spot" not in json.dumps(types["head"]["node_config"]).lower()
+
+
+def test_the_autoscaler_knows_what_a_worker_has():
+    """Ray looks it up for AWS alone; a type without resources is never asked for."""
+    assert load(LAUNCHER["gcp"])["available_node_types"]["gpu_spot"]["resources"] == {"CPU": 8, "GPU": 1}
+
+
+def test_the_launcher_makes_no_security_group():
+    """Ray adds SSH from every address to one that it makes, whatever the file says."""
+    content = load(LAUNCHER["aws"])
+    assert "security_group" not in content["provider"]
+    assert all(node["node_config"]["SecurityGroupIds"] for node in content["available_node_types"].values())
 
 
 @pytest.mark.parametrize("kind", KUBERAY)

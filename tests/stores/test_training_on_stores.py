@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from readqg.config import identity
+from readqg import pipeline, sample
+from readqg.config import RunConfig, identity
+from readqg.engine import shared as nodes
 from readqg.engine import stored, tune
 from readqg.errors import ConfigError, RunError
 from readqg.shards import OutputFolder, verify
@@ -40,7 +42,7 @@ def trained(monkeypatch, cache):
         loop = Trained(breaks)
         monkeypatch.setattr(stored.train, "run", loop)
         monkeypatch.setattr(stored.cluster, "connect", lambda compute: nullcontext())
-        monkeypatch.setattr(stored, "check_shared", lambda folder: None)
+        monkeypatch.setattr(nodes, "check_shared", lambda folder: None)
         return loop
 
     return prepare
@@ -91,9 +93,13 @@ def test_nodes_that_do_not_share_the_state_are_refused_with_what_to_do(out, trai
     def not_shared(folder: Path) -> None:
         raise ConfigError("is not the same folder on every node")
 
-    monkeypatch.setattr(stored, "check_shared", not_shared)
+    monkeypatch.setattr(nodes, "check_shared", not_shared)
     with pytest.raises(ConfigError, match="Train on one node"):
         stored.run(Line(), LineConfig(out=str(out)))
+    monkeypatch.setattr(pipeline.cluster, "connect", lambda compute: nullcontext())
+    with pytest.raises(ConfigError, match="Train on one node"):
+        pipeline.run(RunConfig(out=str(out / "run"), corpus=str(sample.corpus_folder())))
+    assert not (out / "run" / "queries").exists(), "before anything is written for it"
 
 
 def test_a_search_wants_a_path():
