@@ -84,10 +84,11 @@ class _MLflow:
         if "MLFLOW_TRACKING_URI" not in os.environ:
             mlflow.set_tracking_uri(f"sqlite:///{folder / '_mlflow.db'}")
         kept = folder / "_mlflow_run"
-        begun = mlflow.start_run(run_id=kept.read_text() if kept.exists() else None, run_name=run)
-        kept.write_text(begun.info.run_id)
-        if not step:
+        known = kept.read_text() if kept.exists() else None
+        begun = mlflow.start_run(run_id=known, run_name=run)
+        if known is None:  # MLflow takes no other value for a parameter later, and the number of workers may be another by then
             mlflow.log_params(dict(config))
+        kept.write_text(begun.info.run_id)
 
     def add(self, step: int, numbers: Mapping[str, float]) -> None:
         self._mlflow.log_metrics(dict(numbers), step=step)

@@ -101,3 +101,15 @@ def test_every_preset_is_valid(preset):
         cls = getattr(c, name)
         required = {field: "x" for field, info in cls.model_fields.items() if info.is_required()}
         assert c.make(cls, required, values)
+
+
+@pytest.mark.parametrize("config", [c.RunConfig, c.TrainRerankerConfig])
+def test_a_field_that_is_given_leaves_the_others_at_the_defaults_of_their_stage(config):
+    given = {"queries": "q", "documents": "d"} if config is c.TrainRerankerConfig else {}
+    whole, part = config(out="o", **given), config(out="o", **given, train={"accumulation": 2})
+    assert part.train.model_copy(update={"accumulation": 1}) == whole.train
+
+
+def test_a_generator_that_is_to_learn_nothing_is_refused():
+    with pytest.raises(ValueError, match="w_mle, w_sc and w_cal are all 0"):
+        c.TrainGeneratorConfig(pairs="p", out="o", w_mle=0, w_sc=0, w_cal=0)

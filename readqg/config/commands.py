@@ -20,7 +20,7 @@ from readqg.config.stages import (
     RetrieveSettings,
     RoundTripSettings,
 )
-from readqg.config.training import FEWEST_DOCUMENTS, RerankerSettings, TrainSettings
+from readqg.config.training import FEWEST_DOCUMENTS, RerankerSettings, RerankerTrainSettings
 
 
 class VerifyConfig(Settings):
@@ -131,7 +131,7 @@ class RunConfig(Settings):
     """Start and tuned model are also evaluated with BM25's score added."""
     quality: QualitySettings | None = None
     """None: no measures of query quality beyond those of the report's own table."""
-    train: TrainSettings = TrainSettings(checkpoint_steps=20, validate_steps=40)
+    train: RerankerTrainSettings = RerankerTrainSettings()
     compute: Compute = Compute()
     price: float | None = placement(None, ge=0)
     """Dollars a worker and hour: the report then says what every stage cost."""

@@ -69,6 +69,8 @@ class GeneratorSettings(Settings):
     def _unconditional_fits(self) -> GeneratorSettings:
         if self.unconditional and (self.w_sc or self.w_cal):
             raise ValueError("unconditional leaves nothing for Eq. 3 and 4 to tell apart: set w_sc and w_cal to 0")
+        if not self.w_mle and not self.w_sc and not self.w_cal:
+            raise ValueError("w_mle, w_sc and w_cal are all 0, so there is nothing to learn: set one above 0")
         return self
 
 
@@ -78,13 +80,14 @@ class TrainSettings(Settings):
     checkpoint_steps: int = placement(100, ge=1)
     """Steps between checkpoints, from which an interrupted training goes on: a kill costs one such interval at most."""
     validate_steps: int = Field(200, ge=1)
-    """Steps between validations, which choose the weights."""
+    """Steps between validations."""
     log_steps: int = Field(1, ge=1)
     """Steps between lines of the log."""
     keep_checkpoints: int = placement(2, ge=1)
     """Checkpoints kept, the latest ones."""
     accumulation: int = Field(1, ge=1)
-    """Batches whose gradients make one step. A loss is a mean over one batch, a step's gradient the mean over its batches."""
+    """Batches whose gradients make one step. A loss is a mean over one batch, a step's gradient the mean over its batches. The last
+    step is filled up from another epoch."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Torch's."""
     zero_stage: Literal[0, 1, 2, 3] = 0
@@ -105,6 +108,15 @@ class TrainSettings(Settings):
         if self.offload and self.zero_stage < 2:
             raise ValueError(f"offload needs zero_stage 2 or 3; found {self.zero_stage}")
         return self
+
+
+class RerankerTrainSettings(TrainSettings):
+    """The same of the re-ranker, whose trainings are shorter."""
+
+    checkpoint_steps: int = placement(20, ge=1)
+    """Steps between checkpoints, from which an interrupted training goes on: a kill costs one such interval at most."""
+    validate_steps: int = Field(40, ge=1)
+    """Steps between validations, which choose the weights."""
 
 
 class TrainGeneratorConfig(GeneratorSettings):
@@ -293,5 +305,5 @@ class TrainRerankerConfig(RerankerSettings):
     """The model folder to make."""
     start: Location = MINILM_L6
     """The model to train, and to compare with; on the command line also `--from`."""
-    train: TrainSettings = TrainSettings(checkpoint_steps=20, validate_steps=40)
+    train: RerankerTrainSettings = RerankerTrainSettings()
     compute: Compute = Compute()

@@ -19,7 +19,7 @@ from readqg.engine import checkpoints, cluster
 from readqg.engine.alone import alone
 from readqg.engine.training_log import progress, read_log
 from readqg.engine.training_loop import Job, train_here
-from readqg.errors import FolderError, ReadQGError, RunError
+from readqg.errors import FolderError, ReadQGError, RunError, first_line
 from readqg.shards import OutputFolder, explained
 from readqg.training import TrainStage
 
@@ -31,7 +31,7 @@ from ray.util.placement_group import PlacementGroup  # isort: skip
 log = logging.getLogger("readqg")
 
 _STATE = "_train"
-_MAX_FAILURES = 3
+_MOST_FAILURES = 3
 _ABORT_S = 30.0
 # glibc gives large tensors back to the system as they are freed, and gets them again page by page: on a CPU, a twentieth of a step. In
 # one arena that keeps what it has it need not. Only in training: other processes should not keep their peaks. Other libraries of C than
@@ -75,21 +75,34 @@ def _trained(stage: TrainStage, config: Any, folder: OutputFolder, state: Path) 
         weight_decay=config.weight_decay,
         gradient_clip=config.gradient_clip,
     )
-    with cluster.connect(config.compute, folder.local), progress(stage, state / "log.jsonl"):
+    with cluster.connect(config.compute, folder.local), progress(stage, state):
         _fit(stage, job, folder, config.compute, config.train)
     success = folder.commit_files(made, {"steps": stage.steps})
     shutil.rmtree(state, ignore_errors=True)
     return success
 
 
-class _NotAgain(ray.train.UserCallback):  # type: ignore[misc]
-    """An error that a worker raised on purpose will come again, so it is not tried again: Ray retries what workers raise, but not what
-    a callback does. (An error that the worker returned would leave its fellows waiting for it.)"""
+class _Attempts(ray.train.UserCallback):  # type: ignore[misc]
+    """Which failure ends the run: Ray retries what workers raise, as often as it happens, but not what a callback does. An error that a
+    worker raised on purpose will come again. (One that it returned would leave its fellows waiting for it.) And where a few
+    attempts in a row have come to no checkpoint, none will."""
+
+    def __init__(self, name: str, state: Path) -> None:
+        self._name, self._state = name, state
+        self._from: Path | None = None
+        self._failures = 0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
             if isinstance(error, ReadQGError):
                 raise error
+        newest = checkpoints.newest(self._state)
+        self._failures = self._failures + 1 if newest == self._from else 1
+        self._from = newest
+        if self._failures > _MOST_FAILURES:
+            last = first_line(next(iter(worker_exceptions.values())))
+            raise RunError(f"{self._name}: training failed: its workers died {self._failures} times with no checkpoint between, the last "
+                           f"time with: {last}. The same command goes on from the last checkpoint.")
 
 
 class _Trainer(ray.train.torch.TorchTrainer):
@@ -151,7 +164,7 @@ def _fit(stage: TrainStage, job: Job, folder: OutputFolder, compute: Compute, tr
     least = most if train.min_workers is None else min(train.min_workers, most)
     number: Any = most if least == most else (least, most)  # what ray.train's stubs say is its older API's
     resources: dict[str, float] = {"CPU": 1.0, "GPU": 1.0} if gpu else {"CPU": cluster.model_cpus(most)}
-    callbacks: list[Any] = [_NotAgain()]
+    callbacks: list[Any] = [_Attempts(stage.name, folder.local.resolve() / _STATE)]
     trainer = _Trainer(
         train_here,
         train_loop_config={"job": job},
@@ -164,7 +177,7 @@ def _fit(stage: TrainStage, job: Job, folder: OutputFolder, compute: Compute, tr
             name=_STATE,
             worker_runtime_env={} if gpu else {"env_vars": {k: v for k, v in _KEEP_MEMORY.items() if k not in os.environ}},
             callbacks=callbacks,
-            failure_config=ray.train.FailureConfig(max_failures=_MAX_FAILURES),
+            failure_config=ray.train.FailureConfig(max_failures=-1),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=train.keep_checkpoints),
         ),
     )
@@ -182,6 +195,6 @@ def _fit(stage: TrainStage, job: Job, folder: OutputFolder, compute: Compute, tr
     if last and "collapsed" in last[0]:
         raise RunError(
             f"{stage.name}: training collapsed at step {last[0]['step']}: {last[0]['collapsed']}. "
-            "Lower --learning-rate, or set --gradient-clip 1, and give another --out (the state of this one is in "
-            f"{folder.local / _STATE})."
+            f"Lower learning_rate ({job.learning_rate:g} now){'' if job.gradient_clip else ', or set gradient_clip to 1'}, and give "
+            f"another --out (the state of this one is in {folder.local / _STATE})."
         )

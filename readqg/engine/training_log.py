@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from readqg.engine import checkpoints
 from readqg.progress import Progress
 from readqg.shards import write_whole
 from readqg.training import TrainStage
@@ -51,13 +52,14 @@ def _parsed(content: bytes) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def progress(stage: TrainStage, path: Path) -> Iterator[None]:
-    """Shows the log as it grows."""
+def progress(stage: TrainStage, state: Path) -> Iterator[None]:
+    """Shows the log of a training in `state` as it grows, from its last checkpoint on."""
     stop = threading.Event()
-    first = max((line["step"] for line in read_log(path)), default=0)
+    path, last = state / "log.jsonl", checkpoints.newest(state)
+    first = checkpoints.read_facts(last)["step"] if last else 0
 
     def follow(shown: Progress) -> None:
-        seen = 0
+        seen = path.stat().st_size if path.exists() else 0  # what lies beyond the checkpoint is dropped, and done again
         while not stop.wait(1.0):
             content = path.read_bytes() if path.exists() and path.stat().st_size != seen else b""
             fresh, seen = content[seen if seen < len(content) else 0 :], len(content) or seen

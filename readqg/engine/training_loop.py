@@ -220,7 +220,7 @@ class _Run:
 
         ray.train.get_all_reported_checkpoints(consistency_mode=ray.train.CheckpointConsistencyMode.COMMITTED)
         folder = checkpoints.begin(Path(self.job.state), step, self.workers)
-        self.engine.save_checkpoint(str(folder), tag="state", client_state={"step": step})
+        self.engine.save_checkpoint(str(folder), tag="state")
         if self.workers.rank == 0:
             save_file(self.best, folder / "best.safetensors", {"score": repr(self.best_score)})
             save_file(self.stage.state(), folder / "stage.safetensors")

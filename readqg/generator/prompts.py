@@ -159,9 +159,14 @@ class SoftPrompt(nn.Module):
         if differing:
             raise ModelError(f"These prompts were trained for {trained.base_model} and do not fit {backbone.name} "
                              f"({'; '.join(differing)}). Give --backbone {trained.base_model}, or train prompts for this one.")
-        if trained.base_fingerprint != backbone.fingerprint:
+        self.compare_weights(backbone.name, backbone.fingerprint)
+
+    def compare_weights(self, name: str, fingerprint: str) -> None:
+        """Warns where the prompts were trained on other weights than the backbone's, `name` with `fingerprint`."""
+        trained = self.facts
+        if trained.base_fingerprint != fingerprint:
             logger.warning("The prompts were trained on other weights (%s, fingerprint %s) than these (%s, %s): queries may be worse",
-                           trained.base_model, trained.base_fingerprint, backbone.name, backbone.fingerprint)
+                           trained.base_model, trained.base_fingerprint, name, fingerprint)
 
 
 def read_facts(folder: str | Path) -> PromptFacts:

@@ -68,6 +68,10 @@ class GeneratorTraining(TrainStage):
         initial = {"initial": SoftPrompt.load(self.config.initial).fingerprint} if self.config.initial else {}
         return {"backbone": models.fingerprint(self.config.backbone), **initial}
 
+    def prepare(self) -> None:
+        if self.config.initial:
+            SoftPrompt.load(self.config.initial).compare_weights(self.config.backbone, models.weights_fingerprint(self.config.backbone))
+
     def build(self) -> Generator:
         device, dtype = devices.device_and_dtype(self.config.compute)
         backbone = Backbone.load(self.config.backbone, device, dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from sentence_transformers import CrossEncoder
@@ -29,8 +29,12 @@ class RelevanceAwareLoss(nn.Module):
                  activation: Activation = "identity", negative_pair: str = "query_query", mini_batch_size: int = 8) -> None:
         """`mini_batch_size`: pairs scored at a time in the search. The other arguments are those of `RerankerSettings`.
 
-        Raises `ValueError` for a model with another number of labels than one."""
+        Raises `ValueError` for a model with another number of labels than one, and for a word that none of them knows."""
         super().__init__()
+        for name, found, known in (("sign", sign, Sign), ("activation", activation, Activation),
+                                   ("negative_pair", negative_pair, Literal["query_query", "query_document"])):
+            if found not in get_args(known):
+                raise ValueError(f"RelevanceAwareLoss: {name} is one of {', '.join(get_args(known))}; found {found!r}.")
         if model.num_labels != 1:
             raise ValueError(f"RelevanceAwareLoss needs a model with one label; this one has {model.num_labels}.")
         self.model = model

@@ -27,7 +27,7 @@ from readqg.batching import tokens_for
 from readqg.config import TrainRerankerConfig
 from readqg.corpus import Documents
 from readqg.crossencoder import load_model
-from readqg.errors import InputError
+from readqg.errors import ConfigError, InputError
 from readqg.reranker import card
 from readqg.reranker.batches import Batch, Batches, BatchMaker
 from readqg.reranker.examples import Examples, left_out
@@ -82,6 +82,9 @@ class RerankerTraining(TrainStage):
         self.replay = replay
         self.most_workers = self.batches.size
         self._accumulation = config.train.accumulation
+        if self._accumulation > (there := self.batches.per_epoch * config.epochs):
+            raise ConfigError(f"train.accumulation: {self._accumulation} batches make a step, and {config.epochs} epochs of "
+                              f"{self.batches.per_epoch} batches have {there}. Give {there} or fewer, or more epochs.")
         self.steps = -(-self.batches.per_epoch * config.epochs // self._accumulation)
         self._found: dict[int, list[int]] = {}
 

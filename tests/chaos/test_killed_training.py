@@ -1,4 +1,4 @@
-"""The driver is killed in the middle of training, or a node of a two-node cluster is lost and another comes: the same weights as
+"""The driver is killed in the middle of training, or a node of a two-node cluster is lost: where another comes, the same weights as
 undisturbed."""
 
 import json
@@ -96,3 +96,24 @@ def test_a_lost_node_costs_at_most_one_checkpoint_interval_and_changes_nothing(t
     assert again < reached, "the log was seen to be cut back"
     assert reached - again <= EVERY
     assert_same(tmp_path / "broken", tmp_path / "whole")
+
+
+@pytest.mark.cluster
+def test_a_training_of_one_to_two_workers_goes_on_with_the_one_that_is_left(tmp_path, cluster):
+    args = [*command_line(tmp_path), "--compute.workers", "2", "--train.min-workers", "1", "--compute.ray-address", cluster.address]
+    second = add_node(cluster)
+    out = tmp_path / "out"
+    training = Command(args, out, tmp_path / "out.log")
+    while training.running and steps(out) < 250:
+        time.sleep(0.05)
+    assert training.running, training.said
+    assert {json.loads(facts.read_text())["workers"] for facts in (out / "_train").glob("*/facts.json")} == {2}
+    cluster.remove_node(second, allow_graceful=False)
+    again = gone_on_from(training, out, steps(out))
+    while training.running and steps(out) < again + 2 * EVERY:
+        time.sleep(0.05)
+    assert training.running, training.said
+    assert 1 in {json.loads(facts.read_text())["workers"] for facts in (out / "_train").glob("*/facts.json")}
+    assert training.end() == 0, training.said
+    lines = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, STEPS + 1))

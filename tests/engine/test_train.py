@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from readqg.config import Compute, TrainSettings
 from readqg.engine import checkpoints, train
+from readqg.engine.training_log import progress
 from readqg.engine.training_loop import _trouble
 from readqg.errors import FolderError, InputError, RunError
 from readqg.shards import verify
@@ -88,7 +89,16 @@ def test_ctrl_c_ends_a_training_in_order(tmp_path):
     assert any((tmp_path / "out" / "_train").glob("checkpoint*")), "the next command goes on from there"
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT does here what it does in a terminal, also where a shell has started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_a_training_whose_connection_to_ray_stays_open(tmp_path):
     log = tmp_path / "out" / "_train" / "log.jsonl"
 
@@ -106,6 +116,7 @@ def test_ctrl_c_ends_a_training_whose_connection_to_ray_stays_open(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_a_training_whose_workers_do_not_come(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "_ABORT_S", 3.0)
 
@@ -133,6 +144,20 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_weights(unbroke
     log = json.loads((tmp_path / "out" / "log.json").read_text())
     assert [line["step"] for line in log if "loss" in line] == list(range(1, 31)), "each step is logged once"
     assert scalars(tmp_path / "out" / "_tensorboard") == scalars(unbroken / "_tensorboard")
+
+
+@pytest.mark.slow
+def test_workers_may_die_as_often_as_it_happens_where_checkpoints_lie_between(unbroken, tmp_path):
+    train.run(Line(deadly=(6, 11, 16, 21, 26), marks=str(tmp_path)), LineConfig(out=str(tmp_path / "out")))
+    assert begun(tmp_path) == [0, 5, 10, 15, 20, 25]
+    assert (tmp_path / "out" / "line.safetensors").read_bytes() == (unbroken / "line.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_workers_that_come_to_no_checkpoint_end_the_run(tmp_path):
+    with pytest.raises(RunError, match=r"line: training failed: its workers died 4 times with no checkpoint between, the last time with"):
+        train.run(Line(deadly=(0, 1, 2, 3, 4), marks=str(tmp_path)), LineConfig(out=str(tmp_path / "out")))
+    assert begun(tmp_path) == [0] * 4
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -171,6 +196,21 @@ def test_a_checkpoint_without_the_marks_of_all_its_workers_is_not_gone_on_from(t
     assert [folder.name for folder in tmp_path.iterdir()] == ["checkpoint-000000010"]
 
 
+def test_what_is_shown_as_done_is_what_the_checkpoint_has(tmp_path, caplog):
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps({"step": step, "loss": 1.0}) + "\n" for step in range(1, 34)))
+    caplog.set_level("INFO", "readqg")
+    with progress(Line(), tmp_path):
+        pass
+    assert "done already" not in caplog.text and "judged as a beginning" in caplog.text
+    folder = checkpoints.begin(tmp_path, 20, Workers(0, 1))
+    checkpoints.write_facts(folder, {"workers": 1, "step": 20})
+    checkpoints.end(folder, Workers(0, 1))
+    with progress(Line(), tmp_path):
+        pass
+    assert "line: 20 of 30 steps were done already" in caplog.text
+
+
 def test_a_file_that_another_worker_is_writing_meanwhile_hinders_none(tmp_path):
     folder = checkpoints.begin(tmp_path, 5, Workers(0, 1))
     (folder / ".tmp").symlink_to("moved to its own name since")
@@ -188,7 +228,7 @@ def test_a_second_driver_is_refused_while_the_first_trains(tmp_path):
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_with_what_to_change(tmp_path):
-    with pytest.raises(RunError, match=r"collapsed at step 4: the loss is nan.*learning-rate"):
+    with pytest.raises(RunError, match=r"collapsed at step 4: the loss is nan.*Lower learning_rate \(0.01 now\), and give"):
         train.run(Line(steps=8, broken=4), LineConfig(out=str(tmp_path / "out")))
     assert not (tmp_path / "out" / "_SUCCESS").exists()
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from readqg.errors import InputError
+from readqg.errors import ConfigError, InputError
 from readqg.reranker.losses import in_batch_bce_loss, margin_ranking_loss
 from readqg.reranker.scoring import Float32Linear
 from readqg.reranker.training import RerankerTraining
@@ -318,3 +318,11 @@ def test_training_lowers_the_loss(tmp_path):
         optimizer.step()
         losses.append(loss.item())
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+
+
+def test_a_step_of_more_batches_than_the_epochs_have_is_refused(tmp_path):
+    config = reranker_config(tmp_path)
+    there = RerankerTraining(config).batches.per_epoch * config.epochs
+    more = config.model_copy(update={"train": config.train.model_copy(update={"accumulation": there + 1})})
+    with pytest.raises(ConfigError, match=f"train.accumulation: {there + 1} batches make a step, .* Give {there} or fewer"):
+        RerankerTraining(more)

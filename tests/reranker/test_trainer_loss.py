@@ -83,11 +83,20 @@ def test_value_and_gradient_are_those_of_the_whole_matrix(stage: RerankerTrainin
 
 def test_two_columns_leave_eq_6_out_and_other_numbers_are_refused(stage: RerankerTraining) -> None:
     encoder = CrossEncoder(stage.config.start, device="cpu", max_length=48)
-    loss = readqg.RelevanceAwareLoss(encoder)
+    loss = readqg.RelevanceAwareLoss(encoder, margin=100.0)
     queries, documents, negatives = columns(stage, 1).values()
-    assert float(loss([queries, documents])) < float(loss([queries, documents, negatives])) + 1e-6
+    pairs = [(query, document) for query in queries for document in documents]
+    scores = torch.tensor(encoder.predict(pairs, activation_fn=Identity())).view(4, 4)
+    assert float(loss([queries, documents])) == pytest.approx(float(in_batch_bce_loss(scores)), abs=1e-5)
+    assert float(loss([queries, documents, negatives])) > float(loss([queries, documents])) + 90
     with pytest.raises(ValueError, match="found 1 columns of 4 rows"):
         loss([queries])
+
+
+def test_a_word_that_nobody_knows_is_refused(stage: RerankerTraining) -> None:
+    encoder = CrossEncoder(stage.config.start, device="cpu", max_length=48)
+    with pytest.raises(ValueError, match="negative_pair is one of query_query, query_document; found 'query-query'"):
+        readqg.RelevanceAwareLoss(encoder, negative_pair="query-query")
 
 
 def test_a_last_batch_of_one_row_has_no_second_mean_and_no_crash(stage: RerankerTraining, tmp_path: Path) -> None:
