@@ -46,6 +46,14 @@ def retrieve(config: c.RetrieveConfig) -> Summary:
     return success
 
 
+def retrieve_dense(config: c.DenseConfig) -> Summary:
+    """A bi-encoder's best documents for every query, of the whole corpus: a run."""
+    from readqg.dense import retrieve_dense
+    from readqg.engine import data
+
+    return retrieve_dense(config, lambda stage, folder: data.run_into(stage, folder, config.compute))
+
+
 def label(config: c.LabelConfig) -> Summary:
     """Teacher scores (raw logits) for candidate (query, passage) pairs."""
     from readqg.engine import data

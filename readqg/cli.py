@@ -53,6 +53,7 @@ COMMANDS: dict[str, Command] = {
     "ratio": Command(config.RatioConfig, api.ratio, "A corpus"),
     "train-reranker": Command(config.TrainRerankerConfig, api.train_reranker, "A corpus", starts_from="start"),
     "retrieve": Command(config.RetrieveConfig, api.retrieve, "A corpus"),
+    "retrieve-dense": Command(config.DenseConfig, api.retrieve_dense, "A corpus"),
     "rank": Command(config.RankConfig, api.rank, "A corpus"),
     "fuse": Command(config.FuseConfig, api.fuse, "A corpus"),
     "export": Command(config.ExportConfig, api.export, "A corpus"),

@@ -1,4 +1,5 @@
-"""`readqg fuse`: a re-ranker's scores and BM25's, added up. It needs no training, and no part of it looks at judgments.
+"""`readqg fuse`: a re-ranker's scores and BM25's, or those of two first stages, added up. It needs no training, and no part of it looks at
+judgments.
 
 Each side is standardised over a query's candidates, so that neither's scale counts: score = z(re-ranker) + weight * z(BM25). The weight is
 given, or learned on the synthetic documents that training held out; then `readqg.json` in the re-ranker's folder carries it, and
@@ -109,7 +110,8 @@ class FuseStage(ShardStage):
         return {"run": runs.fingerprint(self.config.run), "first": runs.fingerprint(self.config.first), **learned}
 
     def read(self, index: int) -> pa.Table:
-        return pa.table({"query_id": pa.array(list(self._run), pa.string())})
+        both = self._first if self.config.documents == "both" else {}
+        return pa.table({"query_id": pa.array(list(self._run | both), pa.string())})
 
     def load(self) -> None:
         """Nothing to load."""
@@ -117,8 +119,10 @@ class FuseStage(ShardStage):
     def compute(self, table: pa.Table) -> pa.Table:
         rows = []
         for query_id in table["query_id"].to_pylist():
-            fused = fuse(self._run[query_id], self._first.get(query_id, {}), self._weight)
-            ranked = enumerate(runs.ranked(fused), 1)
+            own, first = self._run.get(query_id, {}), self._first.get(query_id, {})
+            if self.config.documents == "both":
+                own = own | dict.fromkeys(first.keys() - own.keys(), min(own.values(), default=0.0))
+            ranked = enumerate(runs.ranked(fuse(own, first, self._weight))[: self.config.top_k], 1)
             rows += [{"query_id": query_id, "doc_id": doc_id, "rank": rank, "score": score} for rank, (doc_id, score) in ranked]
         return pa.Table.from_pylist(rows, schema=RUN)
 

@@ -9,6 +9,7 @@ OUT/select, OUT/round-trip, OUT/ratio      those that are like real ones, asked 
                                            each where the settings need it
 OUT/reranker                               the tuned cross-encoder, with its guard
 OUT/bm25, OUT/start, OUT/tuned             runs, where the corpus comes with queries
+OUT/dense, OUT/first                       what a bi-encoder finds, and the best of it and of BM25, where `candidates` asks for them
 OUT/start-fused, OUT/tuned-fused           the same with BM25's scores added
 OUT/quality                                where asked
 OUT/summary.json, OUT/report.html
@@ -82,10 +83,11 @@ def run(config: c.RunConfig) -> dict[str, Any]:
 
 def _rank(steps: Steps, out: Place) -> dict[str, float]:
     """Returns the weights of BM25 beside the two models."""
+    first = steps.first_stage(out / "bm25", out / "dense", out / "first", steps.judgments)
     models: dict[Literal["start", "tuned"], str] = {"start": steps.config.start, "tuned": str(out / "reranker")}
     weights: dict[str, float] = {}
     for name, model in models.items():
-        steps.rank(out / "bm25", model, out / name)
+        steps.rank(first, model, out / name)
         weights[name] = steps.fusion_weight(out / "reranker", name)
         steps.fuse(out / name, out / "bm25", out / f"{name}-fused", weights[name])
     return weights

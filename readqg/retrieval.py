@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from bm25s.tokenization import Tokenized
 
-from readqg.config import RetrieveConfig, RetrieveSettings, make
+from readqg.config import DenseConfig, RetrieveConfig, RetrieveSettings, make
 from readqg.corpus import Documents, document_text, input_fingerprint, read_judgments, read_texts, subset
 from readqg.errors import InputError
 from readqg.runs import Run
@@ -150,6 +150,25 @@ class _Tokens:
                 for (start, stop), others in zip(pairwise(self._bounds), self._others, strict=True))
 
 
+def asked_queries(config: RetrieveConfig | DenseConfig) -> pa.Table:
+    """(query_id, text) of the queries that are asked. Raises `InputError` where none is left."""
+    queries = read_texts(config.queries)
+    judged = queries if config.judgments is None else read_judgments(config.judgments)
+    ids = subset([query_id for query_id in queries if query_id in judged], config.max_queries)
+    if not ids:
+        lack = f"is judged in {config.judgments}: do the two belong together?" if config.judgments else "can be read."
+        raise InputError(f"No query of {config.queries} {lack}")
+    return pa.table({"query_id": ids, "text": [queries[query_id] for query_id in ids]})
+
+
+def fingerprints(config: RetrieveConfig | DenseConfig) -> dict[str, str]:
+    """Of the queries, and of the judgments that choose among them."""
+    found = {"queries": input_fingerprint(config.queries, "queries")}
+    if config.judgments is not None:
+        found["judgments"] = input_fingerprint(config.judgments, "judgments")
+    return found
+
+
 class RetrieveStage(ShardStage):
     """Queries in, their best documents out; the index is built in `load`. A query that matches nothing has no row."""
 
@@ -163,13 +182,7 @@ class RetrieveStage(ShardStage):
         """Opens the inputs. Raises `InputError` where one cannot be read or no query is left."""
         self._config = config
         self._documents = Documents.open(config.documents)
-        queries = read_texts(config.queries)
-        judged = queries if config.judgments is None else read_judgments(config.judgments)
-        ids = subset([query_id for query_id in queries if query_id in judged], config.max_queries)
-        if not ids:
-            lack = f"is judged in {config.judgments}: do the two belong together?" if config.judgments else "can be read."
-            raise InputError(f"No query of {config.queries} {lack}")
-        self._queries = pa.table({"query_id": ids, "text": [queries[query_id] for query_id in ids]})
+        self._queries = asked_queries(config)
 
     @property
     def query_ids(self) -> list[str]:
@@ -182,10 +195,7 @@ class RetrieveStage(ShardStage):
         return -(-self._queries.num_rows // self._config.shard_queries)
 
     def inputs(self) -> dict[str, str]:
-        found = {"documents": self._documents.fingerprint, "queries": input_fingerprint(self._config.queries, "queries")}
-        if self._config.judgments is not None:
-            found["judgments"] = input_fingerprint(self._config.judgments, "judgments")
-        return found
+        return {"documents": self._documents.fingerprint, **fingerprints(self._config)}
 
     def models(self) -> dict[str, str]:
         return {}

@@ -14,6 +14,7 @@ from readqg import config as c
 from readqg.errors import ConfigError
 from readqg.fusion import learned_weight
 from readqg.places import Place
+from readqg.runs import read_queries_beside, write_queries_beside
 
 _C = TypeVar("_C", bound=c.Settings)
 
@@ -74,6 +75,25 @@ class Steps:
             "judgments": judgments,
         }
         return api.retrieve(c.make(c.RetrieveConfig, self.config.retrieve.model_dump(), places))
+
+    def first_stage(self, bm25: Place, dense: Place, both: Place, judgments: str | None) -> Place:
+        """The run of candidates: BM25's; or, in `both`, the best of it and of what a bi-encoder finds (`dense`)."""
+        if self.config.candidates == "bm25":
+            return bm25
+        self.retrieve_dense(self.config.dense, dense, judgments)
+        top_k = self.config.retrieve.top_k
+        api.fuse(c.FuseConfig(run=str(dense), first=str(bm25), out=str(both), weight=1.0, documents="both", top_k=top_k))
+        write_queries_beside(both, read_queries_beside(bm25) or ())
+        return both
+
+    def retrieve_dense(self, settings: c.DenseSettings, out: Place, judgments: str | None) -> dict[str, Any]:
+        """A bi-encoder for the queries that `retrieve` asks."""
+        retrieve = self.config.retrieve
+        places = {
+            "queries": self.queries, "out": str(out), "max_queries": self.config.max_queries, "judgments": judgments,
+            "top_k": retrieve.top_k, "drop_self": retrieve.drop_self,
+        }
+        return api.retrieve_dense(self._stage(c.DenseConfig, settings, places))
 
     def choose(self, out: Place) -> dict[str, Any]:
         """Documents spread over the corpus, where they are not drawn by a hash."""

@@ -50,6 +50,18 @@ def test_weight_0_keeps_the_order(tmp_path) -> None:
     assert (out / "_run.trec").exists() and read_queries_beside(out) is None
 
 
+def test_of_both_sides_documents_each_gives_its_lowest_score_to_what_it_lacks(tmp_path) -> None:
+    write_trec(tmp_path / "dense.trec", {"q1": {"d1": 1.0, "d2": 3.0}})
+    write_trec(tmp_path / "bm25.trec", {"q1": {"d2": 9.0, "d3": 8.0}, "q2": {"d9": 2.0}})
+    config = FuseConfig(run=str(tmp_path / "dense.trec"), first=str(tmp_path / "bm25.trec"), out=str(tmp_path / "both"), weight=1.0,
+                        documents="both")
+    api.fuse(config)
+    expected = fuse({"d1": 1.0, "d2": 3.0, "d3": 1.0}, {"d1": 8.0, "d2": 9.0, "d3": 8.0}, 1.0)
+    assert read_run(tmp_path / "both")["q1"] == pytest.approx(expected, abs=1e-6) and list(read_run(tmp_path / "both")["q2"]) == ["d9"]
+    api.fuse(config.model_copy(update={"out": str(tmp_path / "one"), "top_k": 1}))
+    assert {query: list(found) for query, found in read_run(tmp_path / "one").items()} == {"q1": ["d2"], "q2": ["d9"]}
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.lists(st.integers(-9, 9), min_size=12, max_size=12), st.lists(st.integers(-9, 9), min_size=12, max_size=12),
                           st.integers(0, 11)), min_size=1, max_size=5))

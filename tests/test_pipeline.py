@@ -9,8 +9,9 @@ from readqg.config import TrainGeneratorConfig
 from readqg.corpus import Documents, read_texts
 from readqg.generator.backbone import Backbone
 from readqg.generator.prompts import SoftPrompt
+from readqg.runs import read_run
 from readqg.shards import open_input
-from tests.builders import tiny_cross_encoder, tiny_llama
+from tests.builders import tiny_bi_encoder, tiny_cross_encoder, tiny_llama
 
 TOPICS = ["wing", "flow", "boundary", "layer", "shock", "heat"]
 
@@ -50,6 +51,19 @@ def run(place, out, *more):
 def out(place, ray_here):
     assert run(place, place / "out") == 0
     return place / "out"
+
+
+@pytest.mark.slow
+def test_a_bi_encoder_joins_in_finding_candidates(place, tmp_path, ray_here):
+    encoder = str(tiny_bi_encoder(tmp_path / "encoder"))
+    assert run(place, tmp_path / "out", "--candidates", "both", "--dense.encoder", encoder, "--dense.max-length", "48") == 0
+    bm25, dense, first, tuned = (read_run(tmp_path / "out" / name) for name in ("bm25", "dense", "first", "tuned"))
+    assert "q9" not in bm25 and len(first["q9"]) == 10, "its word stands in no document"
+    assert all(first[query].keys() <= bm25.get(query, {}).keys() | dense[query].keys() for query in dense)
+    assert {query: found.keys() for query, found in tuned.items()} == {query: found.keys() for query, found in first.items()}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["evaluation"]["runs"].keys() == {"bm25", "first", "start", "tuned", "start-fused", "tuned-fused"}
+    assert "BM25 + bi-encoder" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_every_stage_leaves_its_folder_and_verifies(out, capsys):

@@ -30,7 +30,7 @@ from readqg.config.commands import (
 )
 from readqg.config.comparing import CompareConfig
 from readqg.config.exchange import ExportConfig, ImportConfig, ImportQueriesConfig, ImportSettings
-from readqg.config.experiment import Collection, ExperimentConfig, Matrix, MiningSettings, Recipe
+from readqg.config.experiment import BiEncoderSettings, Collection, ExperimentConfig, Matrix, MiningSettings, Recipe
 from readqg.config.machine import (
     FLAN_T5,
     MINILM_ENCODER,
@@ -58,6 +58,8 @@ from readqg.config.search import (
 from readqg.config.stages import (
     CoverageConfig,
     CoverageSettings,
+    DenseConfig,
+    DenseSettings,
     EncoderSettings,
     EvaluateConfig,
     FuseConfig,
@@ -100,12 +102,15 @@ __all__ = [
     "PRESETS",
     "SAMPLE_PRESET",
     "SMOLLM2",
+    "BiEncoderSettings",
     "CleanConfig",
     "Collection",
     "CompareConfig",
     "Compute",
     "CoverageConfig",
     "CoverageSettings",
+    "DenseConfig",
+    "DenseSettings",
     "DoctorConfig",
     "EncoderSettings",
     "EvaluateConfig",

@@ -11,6 +11,7 @@ from readqg.config.exchange import ImportSettings
 from readqg.config.machine import MINILM_L12, Compute
 from readqg.config.stages import (
     CoverageSettings,
+    DenseSettings,
     FusionSettings,
     GenerateSettings,
     LabelConfig,
@@ -126,6 +127,11 @@ class RunConfig(Settings):
     """Both where the re-ranker's settings ask for them. `ratio.document_tokens` and `query_tokens` left at their defaults are those of
     `generate`."""
     reranker: RerankerSettings = RerankerSettings()
+    candidates: Literal["bm25", "both"] = "bm25"
+    """What is re-ranked: what BM25 finds; or, `both`, of that and of as many that a bi-encoder finds, those that are best by the sum of
+    both sides' standardised scores."""
+    dense: DenseSettings = DenseSettings()
+    """The bi-encoder, where `candidates` asks for it."""
     rank: RankSettings = RankSettings()
     fusion: FusionSettings = FusionSettings()
     """Start and tuned model are also evaluated with BM25's score added."""

@@ -61,6 +61,28 @@ class MiningSettings(Settings):
         return self
 
 
+class BiEncoderSettings(Settings):
+    """A bi-encoder that searches the corpus itself, trained on the positive queries with sentence-transformers."""
+
+    encoder: Location = MINILM_ENCODER
+    """The one to train."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """Of the bi-encoder's states: their mean, or the first one."""
+    loss: Literal["in_batch", "margin_mse"] = "in_batch"
+    """`in_batch`: `MultipleNegativesRankingLoss`, the negatives being a batch's other documents. `margin_mse`: as in GPL (Wang et al.,
+    2022), by how much the start scores a query's own document above another; cosines count twentyfold."""
+    range_max: int = Field(50, ge=1)
+    """`margin_mse`: the other document is drawn from the first so many that the encoder finds before it is trained."""
+    epochs: float = Field(1.0, ge=0)
+    """Passes over the queries; 0: the encoder as it is."""
+    batch: int = Field(32, ge=2)
+    """Queries of a step."""
+    learning_rate: float = Field(2e-5, gt=0)
+    """Adam's, at its peak."""
+    warmup_share: float = Field(0.1, ge=0, lt=1)
+    """Of the steps, during which it rises; then it falls linearly to 0."""
+
+
 class Recipe(Settings):
     """A way of adapting the start."""
 
@@ -68,9 +90,11 @@ class Recipe(Settings):
     """A line for the tables."""
     train: bool = True
     """False: the start as it is."""
-    trainer: Literal["readqg", "sentence_transformers"] = "readqg"
-    """What trains on the positive queries: ours, or, as a baseline, sentence-transformers' as `mining` says."""
+    trainer: Literal["readqg", "sentence_transformers", "bi_encoder"] = "readqg"
+    """What trains on the positive queries: ours, or, as a baseline, sentence-transformers' as `mining` says; or a bi-encoder is trained,
+    as `bi_encoder` says, and what it finds is the recipe's ranking."""
     mining: MiningSettings = MiningSettings()
+    bi_encoder: BiEncoderSettings = BiEncoderSettings()
     average: float | None = Field(None, ge=0, le=1)
     """Weights of the ranking model: so much of the tuned one's, the rest of the start's (WiSE-FT). None: the tuned one."""
     generator: dict[str, Any] | None = None
@@ -108,6 +132,13 @@ class Matrix(Settings):
     """Fields of `readqg quality`, for the grid."""
     run: dict[str, Any] = Field(default_factory=dict)
     """Fields of `readqg run` for all."""
+
+    @model_validator(mode="after")
+    def _averages_what_ranks(self) -> Matrix:
+        odd = [name for name, recipe in self.recipes.items() if recipe.trainer == "bi_encoder" and recipe.average is not None]
+        if odd:
+            raise ValueError(f"recipes {', '.join(odd)}: average is of the start and a tuned re-ranker; a bi-encoder is none")
+        return self
 
     @model_validator(mode="after")
     def _has_pairs(self) -> Matrix:

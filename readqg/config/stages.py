@@ -243,6 +243,10 @@ class FuseConfig(FusionSettings):
     """The same of BM25, or of whatever found the candidates."""
     out: Location
     """The run folder to make."""
+    documents: Literal["run", "both"] = "run"
+    """Whose documents are ranked: those of `run`; or of `both`, each side giving those that it lacks its lowest score."""
+    top_k: int | None = Field(None, ge=1)
+    """Documents of a query; none: all."""
 
 
 class EncoderSettings(Settings):
@@ -280,6 +284,35 @@ class CoverageSettings(EncoderSettings):
     """Clusters at most; never more than documents are asked for. Documents are taken from them in turn."""
     seed: int = 0
     """Of the clusters."""
+
+
+class DenseSettings(EncoderSettings):
+    """Documents found by a bi-encoder."""
+
+    encoder: Location = MINILM_ENCODER
+    """A bi-encoder of sentence-transformers."""
+    max_length: int = Field(256, ge=8)
+    """Tokens of a document, and of a query."""
+    shard_queries: int = Field(64, ge=1)
+    """Queries of a shard."""
+
+
+class DenseConfig(DenseSettings):
+    documents: Location
+    """The corpus."""
+    queries: Location
+    """What is searched for."""
+    out: Location
+    """The run folder to make; the corpus's vectors lie in it."""
+    max_queries: int | None = Field(None, ge=1)
+    """A subset drawn by a stable hash of the query id."""
+    judgments: OptionalLocation = None
+    """With it only queries that have judgments are kept."""
+    top_k: int = Field(100, ge=1)
+    """Documents of a query."""
+    drop_self: bool = False
+    """Remove from a query's ranking the document with the query's own id (ArguAna)."""
+    compute: Compute = Compute()
 
 
 class CoverageConfig(CoverageSettings):

@@ -13,7 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 from readqg import devices, models
 from readqg.batching import run_batches
-from readqg.config import CoverageConfig, QualityConfig
+from readqg.config import CoverageConfig, DenseConfig, QualityConfig
 from readqg.corpus import Documents, document_text
 from readqg.errors import ModelError
 from readqg.places import Place, place_of
@@ -77,7 +77,7 @@ class BiEncoder:
         return [len(row) for row in ids]
 
 
-def open_encoder(config: QualityConfig | CoverageConfig) -> BiEncoder:
+def open_encoder(config: QualityConfig | CoverageConfig | DenseConfig) -> BiEncoder:
     """The encoder of a config, in this process. Full precision unless bf16 is asked for by name: the angle between
     two nearly equal queries is finer than bf16's three digits."""
     device, _ = devices.device_and_dtype(config.compute)
@@ -92,7 +92,7 @@ class EmbedStage(ShardStage):
     key = ("doc_id",)
     schema = pa.schema([("doc_id", pa.string()), ("embedding", pa.list_(pa.float32())), ("error", pa.string())])
 
-    def __init__(self, config: QualityConfig | CoverageConfig) -> None:
+    def __init__(self, config: QualityConfig | CoverageConfig | DenseConfig) -> None:
         self.config = config
         self.documents = Documents.open(config.documents)
 
@@ -164,3 +164,12 @@ class EmbeddedCorpus:
             return len(self._vectors)
         cosines = self._vectors @ query
         return 1 + int((cosines[self._there] > cosines[row]).sum())
+
+    def best(self, query: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and cosines of the `number` documents nearest to a query's vector (H,), in no order, and of those that are as near as the
+        last of them."""
+        cosines = self._vectors @ query
+        cosines[~self._there] = -np.inf
+        number = min(number, int(self._there.sum()))
+        rows = np.flatnonzero(cosines >= np.partition(cosines, len(cosines) - number)[len(cosines) - number]) if number else np.arange(0)
+        return rows, cosines[rows]

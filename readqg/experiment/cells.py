@@ -22,11 +22,12 @@ import pyarrow.parquet as pq
 
 from readqg import api, models, runs
 from readqg.clock import Clock
-from readqg.config import SMOLLM2, FewShotConfig, RunConfig, TrainGeneratorConfig, identity
+from readqg.config import SMOLLM2, DenseSettings, FewShotConfig, RunConfig, TrainGeneratorConfig, identity
 from readqg.corpus import read_judgments
 from readqg.devices import machine
 from readqg.errors import InputError
 from readqg.evaluation.metrics import per_query
+from readqg.experiment.bi_encoder import train_bi_encoder
 from readqg.experiment.costs import operations
 from readqg.experiment.matrix import Cell, package_prompts
 from readqg.places import Place
@@ -103,9 +104,11 @@ class CellRun:
         bm25 = self._place("bm25", self.config.retrieve, self.config.max_queries, self.cell.source.half)
         with self._timed("retrieve", bm25):
             self.steps.retrieve(bm25, str(judgments))
-        start = self._ranked(bm25, self.config.start)
+        first = self._first(bm25, str(judgments))
+        start = self._ranked(first, self.config.start)
         model = self._model()
-        ranked = start if model is None else self._ranked(bm25, str(model))
+        searches = self.cell.settings.trainer == "bi_encoder"
+        ranked = start if model is None else self._searched(model, str(judgments)) if searches else self._ranked(first, str(model))
         systems = {
             "bm25": bm25, "start": start, "start-fused": self._fused(start, bm25, self.steps.fusion_weight(model, "start")),
             "recipe": ranked, "recipe-fused": self._fused(ranked, bm25, self.steps.fusion_weight(model, "tuned")),
@@ -114,6 +117,14 @@ class CellRun:
         qrels = {query: docs for query, docs in read_judgments(judgments).items() if query in asked}
         values = pa.concat_tables(self._values(name, place, qrels) for name, place in systems.items())
         return values, self._facts(model)
+
+    def _first(self, bm25: Place, judgments: str) -> Place:
+        dense = self.config.dense
+        if self.config.candidates == "bm25":
+            return bm25
+        found = self._place("dense", bm25.name, dense, dense.encoder)
+        with self._timed("retrieve", found):
+            return self.steps.first_stage(bm25, found, self._place("first", found.name), judgments)
 
     def _judgments(self) -> Place:
         """The collection's judgments, of the half that is asked for: every second query in the order of a stable hash."""
@@ -156,6 +167,12 @@ class CellRun:
             with self._timed("train", tuned):
                 train_baseline(self.steps.train_config(queries, tuned), mining)
             return tuned
+        if self.cell.settings.trainer == "bi_encoder":
+            settings = self.cell.settings.bi_encoder
+            tuned = self._place("bi-encoder", queries.name, reranker, self.config.start, settings, settings.encoder)
+            with self._timed("train", tuned):
+                train_bi_encoder(self.steps.train_config(queries, tuned), settings)
+            return tuned
         replay = [reranker.replay] if reranker.replay else []
         tuned = self._place("reranker", queries.name, reranker, self.config.train, self.config.start, *replay)
         with self._timed("train", tuned):
@@ -189,10 +206,19 @@ class CellRun:
         with self._timed("quality", place):
             return self.steps.quality(self.cell.quality, grid, place)
 
-    def _ranked(self, bm25: Place, model: str) -> Place:
-        place = self._place("ranked", bm25.name, self._own_name(model), self.config.rank)
+    def _ranked(self, first: Place, model: str) -> Place:
+        place = self._place("ranked", first.name, self._own_name(model), self.config.rank)
         with self._timed("rank", place):
-            self.steps.rank(bm25, model, place)
+            self.steps.rank(first, model, place)
+        return place
+
+    def _searched(self, model: Place, judgments: str) -> Place:
+        """What a bi-encoder finds."""
+        trained, retrieve = self.cell.settings.bi_encoder, self.config.retrieve
+        settings = DenseSettings(encoder=str(model), pooling=trained.pooling, max_length=self.config.reranker.max_length)
+        place = self._place("searched", model.name, settings, retrieve, self.config.max_queries, self.cell.source.half)
+        with self._timed("rank", place):
+            self.steps.retrieve_dense(settings, place, judgments)
         return place
 
     def _fused(self, run: Place, bm25: Place, weight: float) -> Place:
@@ -210,7 +236,8 @@ class CellRun:
         return pa.Table.from_pylist(rows, VALUES)
 
     def _facts(self, model: Place | None) -> dict[str, Any]:
-        verdict = None if model is None else read_verdict(self.tuned)[0]
+        judged = model is not None and self.cell.settings.trainer != "bi_encoder"
+        verdict = read_verdict(self.tuned)[0] if judged else None
         return {
             "cell": self.cell.name, "identity": self.cell.identity, "quality": self._quality(), "seconds": self._seconds(),
             "operations": self._operations(), "machine": machine(self.config.compute), "weights": self._weights(),

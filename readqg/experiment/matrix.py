@@ -13,10 +13,12 @@ from pydantic import BaseModel
 from readqg import config as c
 from readqg import sample
 from readqg.config import (
+    BiEncoderSettings,
     Collection,
     FewShotConfig,
     GenerateSettings,
     Matrix,
+    MiningSettings,
     QualitySettings,
     Recipe,
     RunConfig,
@@ -67,8 +69,7 @@ class Cell:
             "backbone": _from_here(self.config.backbone), "start": _from_here(self.config.start),
             "source": _from_here(self.source.source), "split": self.source.split, "half": self.source.half,
             "train": self.settings.train, "average": self.settings.average,
-            **({} if self.settings.trainer == "readqg" else {
-                "mining": {**self.settings.mining.model_dump(), "encoder": _from_here(self.settings.mining.encoder)}}),
+            **{name: {**settings.model_dump(), "encoder": _from_here(settings.encoder)} for name, settings in self._baseline.items()},
             "own_prompts": None if self.prompts is None else identity(self.prompts),
             "grid": None if self.grid is None else [identity(self.grid), self.grid_documents, identity(self.quality)],
         }
@@ -76,7 +77,7 @@ class Cell:
     def is_what(self, made: dict[str, Any]) -> bool:
         """Whether this identity of a cell that was made, now or by an earlier version, is this one's. Fields that have come since must
         have their defaults, so a default may change nothing; one that does raises the format's number."""
-        models: dict[str, BaseModel | None] = {"run": self.config, "own_prompts": self.prompts, "mining": self.settings.mining}
+        models: dict[str, BaseModel | None] = {"run": self.config, "own_prompts": self.prompts, **self._baseline}
         filled: dict[str, Any] = {
             name: with_later_fields(made[name], model) for name, model in models.items() if model is not None and made.get(name)}
         if self.grid is not None and made["grid"]:
@@ -84,6 +85,17 @@ class Cell:
             filled["grid"] = [with_later_fields(grid, self.grid), documents, with_later_fields(quality, self.quality)]
         places = {name: _from_here(place) for name, place in made.items() if isinstance(place, str)}
         return fingerprint({**made, **places, **filled}) == fingerprint(self.identity)
+
+    @property
+    def _baseline(self) -> dict[str, MiningSettings | BiEncoderSettings]:
+        """Where another trainer than ours trains: its settings, by their name."""
+        settings = self.settings
+        match settings.trainer:
+            case "sentence_transformers":
+                return {"mining": settings.mining}
+            case "bi_encoder":
+                return {"bi_encoder": settings.bi_encoder}
+        return {}
 
     @property
     def writes(self) -> bool:
@@ -103,6 +115,8 @@ class Cell:
         named = {"replay": c.reranker.replay, "queries_like": c.queries_like}
         if c.sampling == "coverage":
             named["encoder"] = c.coverage.encoder
+        if c.candidates == "both":
+            named["dense"] = c.dense.encoder
         if self.prompts is not None:
             named |= {name: place for name, place in self.prompts_made_of.items() if name != "backbone"}
         if self.grid is not None:

@@ -148,9 +148,9 @@ def _reference(matrix: Matrix, recipe: str, recipes: Sequence[str]) -> str:
     """The recipe whose start another is compared with: itself; or, where it weighs BM25 in its own way, the first that does not and changes
     nothing else of the start. Against a start that its own weight spoils, any recipe would look good."""
     changed = matrix.recipes[recipe].run
-    if "fusion" not in changed or "rank" in changed or "retrieve" in changed:
+    if "fusion" not in changed or changed.keys() & {"rank", "retrieve", "candidates"}:
         return recipe
-    return next((name for name in recipes if not {"fusion", "rank", "retrieve"} & matrix.recipes[name].run.keys()), recipe)
+    return next((name for name in recipes if not {"fusion", "rank", "retrieve", "candidates"} & matrix.recipes[name].run.keys()), recipe)
 
 
 def _alike(own: dict[str, ByCollection]) -> list[tuple[list[str], ByCollection]]:

@@ -100,6 +100,7 @@ def not_counted(config: RunConfig) -> list[str]:
     """Stages that the settings ask for and `work_of` leaves out."""
     asked = {
         "coverage": config.sampling == "coverage", "select": config.queries_like is not None, "quality": config.quality is not None,
+        "the bi-encoder's first stage": config.candidates == "both",
         "the sizes that until_no_gain tries": config.until_no_gain,
     }
     return [stage for stage, wanted in asked.items() if wanted]

@@ -232,6 +232,7 @@ def centre(teacher, scores):
 def test_every_script_runs_as_a_job(cluster, place, tmp_path):  # noqa: F811
     o = tmp_path
     llama, encoder, teacher = tiny_llama(o / "llama"), tiny_cross_encoder(o / "encoder"), tiny_cross_encoder(o / "teacher")
+    tiny_bi_encoder(o / "bi-encoder")
     corpus, elsewhere = o / "corpus", o / "elsewhere.jsonl"
     with (place / "corpus" / "corpus.jsonl").open() as lines:
         elsewhere.write_text(json.dumps({"doc_id": json.loads(next(lines))["_id"], "query": "what is this about"}) + "\n")
@@ -240,6 +241,8 @@ def test_every_script_runs_as_a_job(cluster, place, tmp_path):  # noqa: F811
     jobs = {
         "import": ["--source", place / "corpus", "--out", corpus],
         "retrieve": ["--documents", corpus / "documents", "--queries", corpus / "queries", "--out", o / "bm25", "--top-k", "30"],
+        "retrieve-dense": ["--documents", corpus / "documents", "--queries", corpus / "queries", "--encoder", o / "bi-encoder",
+                           "--max-length", "48", "--top-k", "10", "--out", o / "dense"],
         "label": ["--candidates", o / "bm25" / "_run.trec", "--queries", corpus / "queries", "--documents", corpus / "documents",
                   "--model", teacher, "--max-length", "48", "--out", o / "scores"],
         "pairs": ["--scores", o / "scores", "--queries", corpus / "queries", "--documents", corpus / "documents", "--m", "1",
@@ -247,7 +250,7 @@ def test_every_script_runs_as_a_job(cluster, place, tmp_path):  # noqa: F811
         "train-generator": ["--pairs", o / "pairs", "--backbone", llama, "--out", o / "prompts", *small],
         "generate": ["--documents", corpus / "documents", "--prompts", o / "prompts", "--backbone", llama, "--out", o / "queries",
                      "--document-tokens", "16", "--max-new-tokens", "6", "--compute.max-error-share", "0.9"],
-        "coverage": ["--documents", corpus / "documents", "--encoder", tiny_bi_encoder(o / "bi-encoder"), "--max-documents", "4",
+        "coverage": ["--documents", corpus / "documents", "--encoder", o / "bi-encoder", "--max-documents", "4",
                      "--max-length", "48", "--out", o / "chosen"],
         "select": ["--queries", o / "queries", "--like", place / "corpus", "--out", o / "selected"],
         "ratio": ["--queries", o / "queries", "--documents", corpus / "documents", "--prompts", o / "prompts", "--backbone", llama,

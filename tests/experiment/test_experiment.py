@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from readqg import api
+from readqg import api, runs
 from readqg.config import ExperimentConfig
 from readqg.experiment import results
 from readqg.experiment.matrix import read_matrix
@@ -85,17 +85,20 @@ def test_every_switch_at_once_and_the_baseline(place, tmp_path, ray_here):  # no
             "max_documents": 20, "sampling": "coverage", "coverage": {"encoder": encoder}, "queries_like": str(tmp_path / "real.txt"),
             "generate": {"relevances": [1.0, 0.5, 0.25], "samples": 2},
             "rank": {"passages": "max", "passage_tokens": 16, "passage_stride": 8},
-            "fusion": {"weight": "learned"},
+            "fusion": {"weight": "learned"}, "candidates": "both", "dense": {"encoder": encoder},
             "reranker": {"w_anchor": 1.0, "replay": pairs, "ratio_min": -1e9, "negative_round_trip": 10, "unverified": "drop",
                          "mined": 2, "mined_by": "negative", "graded": 1, "negative_relevance": 0.25}}},
         "mined": {"trainer": "sentence_transformers", "mining": {"encoder": encoder, "negatives": 2, "range_max": 8, "batch": 8},
                   "run": {"reranker": {"w_mr": 0}, "fusion": {"weight": "learned"}}},
+        "searching": {"trainer": "bi_encoder", "bi_encoder": {"encoder": encoder, "loss": "margin_mse", "range_max": 8, "batch": 8},
+                      "run": {"reranker": {"w_mr": 0}}},
     }
     (tmp_path / "matrix.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     out = tmp_path / "out"
-    assert api.experiment(ExperimentConfig(file=str(tmp_path / "matrix.yaml"), out=str(out)))["done"] == 2
+    assert api.experiment(ExperimentConfig(file=str(tmp_path / "matrix.yaml"), out=str(out)))["done"] == 3
     folders = {p.name.split("-")[0]: p for p in (out / "shared/small").iterdir() if p.is_dir()}
-    assert {"chosen", "queries", "select", "round", "ratio", "reranker", "baseline", "fused"} <= folders.keys()
+    assert {"chosen", "queries", "select", "round", "ratio", "reranker", "baseline", "fused", "dense", "first", "bi",
+            "searched"} <= folders.keys()
     rows = pq.read_table(folders["ratio"]).to_pylist()
     assert rows[0].keys() >= {"rank", "found", "ratio"} and len({row["doc_id"] for row in rows}) == 20
     assert len({(row["doc_id"], row["relevance"]) for row in rows}) == len(rows)
@@ -106,8 +109,12 @@ def test_every_switch_at_once_and_the_baseline(place, tmp_path, ray_here):  # no
     assert {"coverage", "select", "round-trip", "ratio", "train"} <= facts["seconds"].keys()
     mined = json.loads((out / "cells/small/mined/0/facts.json").read_text())
     assert mined["guard"]["use"] in ("start", "tuned") and mined["operations"] is None and facts["operations"]["flops"] > 0
+    searching = json.loads((out / "cells/small/searching/0/facts.json").read_text())
+    assert searching["guard"] is None and searching["operations"] is None and searching["seconds"]["train"] > 0
+    candidates, found = (runs.read_run(folders[name]) for name in ("first", "dense"))
+    assert candidates.keys() == found.keys() and all(len(documents) <= 10 for documents in candidates.values())
     made = inodes(out)
-    assert api.experiment(ExperimentConfig(file=str(tmp_path / "matrix.yaml"), out=str(out)))["done"] == 2 and inodes(out) == made
+    assert api.experiment(ExperimentConfig(file=str(tmp_path / "matrix.yaml"), out=str(out)))["done"] == 3 and inodes(out) == made
 
 
 def test_a_table_of_a_part_gives_no_means_of_other_collections(place, tmp_path):  # noqa: F811

@@ -133,7 +133,9 @@ def test_a_dry_run_of_a_faulty_matrix_fails(tmp_path, capsys):
 
 
 def test_what_a_recipe_names_or_how_it_trains_is_another_cell(tmp_path):
-    every = {"base": {}, "mined": {"trainer": "sentence_transformers"}, "replay": {"run": {"reranker": {"replay": "a"}}},
+    every = {"base": {}, "mined": {"trainer": "sentence_transformers"}, "searching": {"trainer": "bi_encoder"},
+             "untrained": {"trainer": "bi_encoder", "bi_encoder": {"epochs": 0}}, "both": {"run": {"candidates": "both"}},
+             "replay": {"run": {"reranker": {"replay": "a"}}},
              "other": {"run": {"reranker": {"replay": "b"}}}, "like": {"run": {"queries_like": "a", "generate": {"samples": 2}}},
              "own": {"generator": {}}, "from": {"generator": {"initial": "a"}}, "from-other": {"generator": {"initial": "b"}}}
     cells = [cell for cell in cells_of(matrix(tmp_path, recipes=every, seeds=[0], pairs="a")) if cell.collection == "a"]

@@ -19,7 +19,7 @@ from readqg.evaluation.report.verdict import Evidence
 from readqg.evaluation.report.written import AtRelevance, Mean
 from readqg.progress import duration
 
-STYLES = {"bm25": "s0", "start": "s1", "tuned": "s2", "start-fused": "s1 hollow", "tuned-fused": "s2 hollow"}
+STYLES = {"bm25": "s0", "first": "s0 hollow", "start": "s1", "tuned": "s2", "start-fused": "s1 hollow", "tuned-fused": "s2 hollow"}
 _TABLE_ROWS = 40
 _UNIT = (0.0, 1.0)
 _HISTOGRAM_BINS = 30
