@@ -24,7 +24,6 @@ from readqg.ranking import RUN
 from readqg.shards import write_whole
 from readqg.stage import ShardStage
 
-WEIGHTS_FILE = "readqg.json"
 _BESIDE_RUN = "_readqg.json"
 _GRID = np.arange(41) / 20
 _CUTOFF = 10
@@ -65,19 +64,19 @@ def best_weight(scores: Sequence[np.ndarray], first: Sequence[np.ndarray], sourc
 def write_weights(folder: Path, tuned: float, start: float, documents: int) -> None:
     """`readqg.json` of a re-ranker: the weights of BM25 beside it and beside its start, learned on so many held-out documents."""
     said = {"fusion_weight": tuned, "start_fusion_weight": start, "held_out_documents": documents}
-    (folder / WEIGHTS_FILE).write_text(json.dumps(said, indent=1) + "\n")
+    (folder / models.OWN_FILE).write_text(json.dumps(said, indent=1) + "\n")
 
 
 def carry_weights(model: str, run: str) -> None:
     """Put `readqg.json` of a re-ranker, where it has one, beside a run that it made."""
-    path = Path(models.resolve(model)) / WEIGHTS_FILE
+    path = Path(models.resolve(model)) / models.OWN_FILE
     if path.exists():
         write_whole(place_of(run) / _BESIDE_RUN, path.read_text())
 
 
 def learned_weight(model: str | Place, of: Literal["tuned", "start"] = "tuned") -> float:
     """What a re-ranker's folder carries for itself, or for its start. Raises `InputError` where it carries none."""
-    return _read_weight(place_of(model) / WEIGHTS_FILE, "fusion_weight" if of == "tuned" else "start_fusion_weight")
+    return _read_weight(place_of(model) / models.OWN_FILE, "fusion_weight" if of == "tuned" else "start_fusion_weight")
 
 
 def _read_weight(path: Place, field: str) -> float:

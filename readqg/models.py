@@ -24,6 +24,8 @@ _RENAMED = {
     "cross-encoder/ms-marco-MiniLM-L-12-v2": MINILM_L12,
     "cross-encoder/ms-marco-MiniLM-L-6-v2": MINILM_L6,
 }
+OWN_FILE = "readqg.json"
+"""What ReadQG says of a re-ranker, in its folder."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _VOLATILE_CONFIG_KEYS = ("transformers_version", "_name_or_path", "_model_name_or_path", "dtype", "torch_dtype")
 

@@ -15,13 +15,16 @@ from readqg import models, runs
 from readqg.config import RankConfig
 from readqg.corpus import Documents, input_fingerprint, read_texts
 from readqg.places import place_of
+from readqg.score_text import is_wanted, with_score
 from readqg.stage import ShardStage
 from readqg.tokenizing import EncodedPairs, PairTokenizer
 
 RUN = pa.schema([
     ("query_id", pa.string()), ("doc_id", pa.string()), ("rank", pa.int32()), ("score", pa.float32()), ("error", pa.string()),
 ])
-_CANDIDATES = pa.schema([("query_id", pa.string()), ("query", pa.string()), ("doc_ids", pa.list_(pa.string()))])
+_CANDIDATES = pa.schema([
+    ("query_id", pa.string()), ("query", pa.string()), ("doc_ids", pa.list_(pa.string())), ("_scores", pa.list_(pa.float64())),
+])
 
 
 class RankStage(ShardStage):
@@ -45,6 +48,7 @@ class RankStage(ShardStage):
             "documents": self.documents.fingerprint,
         }
         self._total = max(1, -(-len(self._candidates()) // config.shard_queries))
+        self._takes_scores = is_wanted(models.resolve(config.model))
 
     @property
     def total(self) -> int:
@@ -56,14 +60,15 @@ class RankStage(ShardStage):
     def models(self) -> dict[str, str]:
         return {"cross-encoder": models.fingerprint(self.config.model)}
 
-    def _candidates(self) -> list[tuple[str, list[str]]]:
+    def _candidates(self) -> list[tuple[str, dict[str, float]]]:
         return _candidates(self.run, self._inputs["run"])
 
     def read(self, index: int) -> pa.Table:
-        """Queries: query_id, query (null where it is unknown), doc_ids."""
+        """Queries: query_id, query (null where it is unknown), doc_ids, _scores (of the run)."""
         shard = self._candidates()[index * self.config.shard_queries : (index + 1) * self.config.shard_queries]
         texts = _texts(self.queries, self._inputs["queries"])
-        columns = [[query_id for query_id, _ in shard], [texts.get(query_id) for query_id, _ in shard], [ids for _, ids in shard]]
+        columns = [[query_id for query_id, _ in shard], [texts.get(query_id) for query_id, _ in shard],
+                   [list(scores) for _, scores in shard], [list(scores.values()) for _, scores in shard]]
         return pa.table(columns, schema=_CANDIDATES)
 
     def prepare(self, table: pa.Table) -> pa.Table:
@@ -72,8 +77,9 @@ class RankStage(ShardStage):
         queries, candidates = table["query"].to_pylist(), table["doc_ids"].to_pylist()
         known = [[query is not None and doc_id in self.documents for doc_id in ids]
                  for query, ids in zip(queries, candidates, strict=True)]
-        asked = [(query, doc_id) for query, ids, flags in zip(queries, candidates, known, strict=True)
-                 for doc_id, flag in zip(ids, flags, strict=True) if flag]
+        asked = [(self._worded(query, score), doc_id)
+                 for query, ids, scores, flags in zip(queries, candidates, table["_scores"].to_pylist(), known, strict=True)
+                 for doc_id, score, flag in zip(ids, scores, flags, strict=True) if flag]
         encoded, passages = self._encoded(asked)
         of_query = np.concatenate([[0], np.cumsum([sum(flags) for flags in known])]).astype(np.int32)
         rows = of_query
@@ -83,6 +89,13 @@ class RankStage(ShardStage):
         input_ids, type_ids = (pa.ListArray.from_arrays(rows, column) for column in encoded.to_arrow())
         return (table.append_column("_known", pa.array(known, pa.list_(pa.bool_())))
                 .append_column("_input_ids", input_ids).append_column("_type_ids", type_ids))
+
+    def _worded(self, query: str, score: float) -> str:
+        """The query as the model was trained to see it."""
+        if not self._takes_scores:
+            return query
+        tokenizer = _tokenizer(models.resolve(self.config.model), self.config.max_length)
+        return with_score(query, score, tokenizer.tokenizer.sep_token)
 
     def _encoded(self, asked: list[tuple[str, str]]) -> tuple[EncodedPairs, list[int] | None]:
         """(query, doc_id) pairs tokenised, and how many passages each is, where they are cut."""
@@ -143,9 +156,9 @@ def _ranked_rows(query_id: str, query: str | None, logits: dict[str, float | Non
 
 
 @lru_cache(maxsize=2)
-def _candidates(path: str, _fingerprint: str) -> list[tuple[str, list[str]]]:
-    """Query ids with their candidates, in the run's order; once a process and content."""
-    return [(query_id, list(scores)) for query_id, scores in runs.read_run(path).items()]
+def _candidates(path: str, _fingerprint: str) -> list[tuple[str, dict[str, float]]]:
+    """Query ids with their candidates and the run's scores, in its order; once a process and content."""
+    return list(runs.read_run(path).items())
 
 
 @lru_cache(maxsize=2)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -97,6 +97,14 @@ class Bm25:
             raise InputError(f"document {doc_id!r} is not in the index.")
         scores = self._scores(text)
         return 1 + int((scores > scores[row]).sum()) if scores[row] > 0 else len(self._ids)
+
+    def scores_of(self, text: str, doc_ids: Sequence[str]) -> np.ndarray:
+        """(len(doc_ids),) float32: what some documents score for a query. Raises `InputError` for an unknown one."""
+        rows = pc.index_in(pa.array(doc_ids, pa.large_string()), value_set=self._ids)
+        if rows.null_count:
+            raise InputError(f"document {doc_ids[rows.is_null().index(True).as_py()]!r} is not in the index.")
+        found: np.ndarray = self._scores(text)[rows.to_numpy()]
+        return found
 
     def warn_of_own_ids(self, query_ids: Iterable[str]) -> None:
         """Warn where queries have the ids of documents and `drop_self` is off: are they the documents themselves?"""

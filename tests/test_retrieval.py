@@ -224,6 +224,15 @@ def published(shared, name, fields):
     raise AssertionError(f"{name} {fields} is not in the table")
 
 
+def test_the_score_of_a_document_is_the_one_that_it_is_found_with():
+    documents = [{"doc_id": f"d{i}", "title": "wing" if i % 2 else "", "text": f"flow {i} shock"} for i in range(9)]
+    index = Bm25(documents, RetrieveSettings())
+    found = dict(index.search("q", "wing flow 3"))
+    assert index.scores_of("wing flow 3", list(found)).tolist() == list(found.values())
+    with pytest.raises(InputError, match="document 'x' is not in the index"):
+        index.scores_of("wing", ["d1", "x"])
+
+
 def measured(shared, name, fields, drop_self=False):
     folder = shared / "data" / name
     qrels, queries = read_judgments(folder / "qrels" / "test.tsv"), read_texts(folder)

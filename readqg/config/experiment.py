@@ -44,6 +44,8 @@ class MiningSettings(Settings):
     """A negative's similarity is so much lower, as a share, than its positive's, at least."""
     sampling: Literal["top", "random"] = "top"
     """Which of them: the most similar, or drawn."""
+    bm25_as_text: bool = False
+    """BM25's score as a whole number between query and document, in training and in ranking (Askari et al., ECIR 2023)."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the triplets."""
     batch: int = Field(64, ge=1)
@@ -138,6 +140,10 @@ class Matrix(Settings):
         odd = [name for name, recipe in self.recipes.items() if recipe.trainer == "bi_encoder" and recipe.average is not None]
         if odd:
             raise ValueError(f"recipes {', '.join(odd)}: average is of the start and a tuned re-ranker; a bi-encoder is none")
+        odd = [name for name, recipe in self.recipes.items() if recipe.mining.bm25_as_text and recipe.average is not None]
+        if odd:
+            raise ValueError(f"recipes {', '.join(odd)}: the start takes no BM25 score as text, so an average of both is no model: leave "
+                             "average or bm25_as_text out")
         return self
 
     @model_validator(mode="after")

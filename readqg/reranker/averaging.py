@@ -11,7 +11,6 @@ from readqg import models
 from readqg.crossencoder import load_model
 from readqg.errors import ModelError
 from readqg.fetching import local_folder
-from readqg.fusion import WEIGHTS_FILE
 from readqg.places import Place
 from readqg.reranker.selection import GUARD_FILE, LOG_FILE
 from readqg.shards import OutputFolder
@@ -32,7 +31,7 @@ def average(start: str, tuned: str, out: str | Place, share: float) -> dict[str,
     if differing:
         raise ModelError(f"{start} and {tuned} are not of one architecture: {differing[0]} differs. Average a model with its own start.")
     made = folder.tmp / "averaged"
-    own = ("_*", "*.safetensors", "README.md", GUARD_FILE, LOG_FILE, WEIGHTS_FILE)
+    own = ("_*", "*.safetensors", "README.md", GUARD_FILE, LOG_FILE, models.OWN_FILE)
     shutil.copytree(local_folder(tuned), made, ignore=shutil.ignore_patterns(*own))
     mixed = {
         name: ((1 - share) * first[name].float() + share * second[name].float()).contiguous() if first[name].is_floating_point()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
+import numpy as np
 import torch
 from sentence_transformers import CrossEncoder
 from torch import nn
 from transformers import set_seed
 
 from readqg import devices, models
-from readqg.config import MiningSettings, TrainRerankerConfig, identity
+from readqg.config import MiningSettings, RetrieveSettings, TrainRerankerConfig, identity
 from readqg.corpus import Documents
 from readqg.crossencoder import CrossEncoderScorer
 from readqg.errors import ConfigError
@@ -25,6 +26,8 @@ from readqg.reranker.examples import Examples
 from readqg.reranker.sampling import Filters, read_examples
 from readqg.reranker.selection import HeldOut, guard, write_learned_weights
 from readqg.reranker.training import open_queries
+from readqg.retrieval import Bm25
+from readqg.score_text import mark, with_score, with_scores
 from readqg.shards import OutputFolder
 from readqg.tokenizing import load_tokenizer
 
@@ -49,10 +52,16 @@ def train_baseline(config: TrainRerankerConfig, mining: MiningSettings) -> dict[
     made.mkdir(parents=True)
     write_model(model, load_tokenizer(models.resolve(config.start)), made)
     judged = HeldOut.search(held_out.own_queries(), documents)
-    pairs_to_judge = judged.pairs(documents)
-    before, after = (judged.judge(_scorer(name, config).score(pairs_to_judge)) for name in (models.resolve(config.start), str(made)))
+    to_judge = judged.pairs(documents)
+    before = judged.judge(_scorer(models.resolve(config.start), config).score(to_judge))
+    tuned = _scorer(str(made), config)
+    if mining.bm25_as_text:
+        to_judge = with_scores(to_judge, np.concatenate(judged.first).tolist(), tuned.tokenize.tokenizer.sep_token)
+    after = judged.judge(tuned.score(to_judge))
     guard(before, after).write(made, config.start)
     write_learned_weights(made, before, after)
+    if mining.bm25_as_text:
+        mark(made)
     return folder.commit_files(made, {**counts, "labelled_pairs": pairs, "queries": len(trained.positives)})
 
 
@@ -79,6 +88,9 @@ def _train(
         pairs, encoder.model, corpus=documents.texts(mined_from), num_negatives=mining.negatives, range_min=mining.range_min,
         range_max=mining.range_max, relative_margin=mining.relative_margin, sampling_strategy=mining.sampling,
         output_format="labeled-pair", faiss_batch_size=1024, verbose=False)
+    if mining.bm25_as_text:
+        worded = _worded(rows, documents, str(load_tokenizer(models.resolve(config.start)).sep_token))
+        rows = Dataset.from_dict({**rows.to_dict(), "query": worded})
     start = CrossEncoder(
         models.resolve(config.start), max_length=config.max_length, device=str(device), local_files_only=True, trust_remote_code=False,
         model_kwargs={"use_safetensors": True, "dtype": torch.float32}, activation_fn=nn.Identity())
@@ -90,6 +102,14 @@ def _train(
         loss = BinaryCrossEntropyLoss(start, pos_weight=torch.tensor(float(mining.negatives)))
         CrossEncoderTrainer(model=start, args=arguments, train_dataset=rows, loss=loss).train()
     return start.model, len(rows)
+
+
+def _worded(rows: Any, documents: Documents, separator: str) -> list[str]:
+    """Of rows (query, document, label): the queries with BM25's scores of their documents."""
+    ids = dict(zip(documents.texts(documents.ids), documents.ids, strict=True))  # documents of one text score alike
+    index = Bm25(documents, RetrieveSettings(), dict.fromkeys(rows["query"]))
+    return [with_score(query, float(index.scores_of(query, [ids[text]])[0]), separator)
+            for query, text in zip(rows["query"], rows["document"], strict=True)]
 
 
 def _scorer(folder: str, config: TrainRerankerConfig) -> CrossEncoderScorer:

@@ -121,7 +121,7 @@ def test_a_dry_run_lists_the_cells_and_remains_a_config(capsys):
         cli.main(["experiment", str(EXPERIMENTS / "table5.yaml"), "--out", "x", "--dry-run"])
     out = capsys.readouterr().out
     assert stop.value.code == 0 and yaml.safe_load(out)["out"] == "x"
-    assert "# nfcorpus/readqg/0\n" in out and out.count("# ") == 5 * 3 * 25
+    assert "# nfcorpus/readqg/0\n" in out and out.count("# ") == 5 * 3 * 26
 
 
 def test_a_dry_run_of_a_faulty_matrix_fails(tmp_path, capsys):
