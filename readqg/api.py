@@ -166,9 +166,10 @@ def fuse(config: c.FuseConfig) -> Summary:
     stage = FuseStage(config)
     folder = OutputFolder.begin(config.out, stage.name, c.identity(config), stage.inputs(), stage.models())
     success = local.run_here(stage, folder)
-    asked = runs.read_queries_beside(config.run)
-    if asked is not None:
-        runs.write_queries_beside(config.out, asked)
+    sides = (config.run, config.first) if config.documents == "both" else (config.run,)
+    asked = [runs.read_queries_beside(side) for side in sides]
+    if None not in asked:
+        runs.write_queries_beside(config.out, dict.fromkeys(query for side in asked for query in side or ()))
     runs.write_trec_beside(folder.path, "readqg")
     return success
 

@@ -120,7 +120,8 @@ class FuseStage(ShardStage):
         for query_id in table["query_id"].to_pylist():
             own, first = self._run.get(query_id, {}), self._first.get(query_id, {})
             if self.config.documents == "both":
-                own = own | dict.fromkeys(first.keys() - own.keys(), min(own.values(), default=0.0))
+                lowest = min(own.values(), default=0.0)
+                own = own | {doc_id: lowest for doc_id in first if doc_id not in own}
             ranked = enumerate(runs.ranked(fuse(own, first, self._weight))[: self.config.top_k], 1)
             rows += [{"query_id": query_id, "doc_id": doc_id, "rank": rank, "score": score} for rank, (doc_id, score) in ranked]
         return pa.Table.from_pylist(rows, schema=RUN)

@@ -57,7 +57,8 @@ def run(config: c.RunConfig) -> dict[str, Any]:
     weights: dict[str, float] = {}
     rounds: list[Round] = []
     with cluster.connect(config.compute):
-        check_can_train(config.out)
+        if not (out / "reranker" / "_SUCCESS").exists():
+            check_can_train(config.out)
         if searched:
             with clock.stage("retrieve"):
                 steps.retrieve(out / "bm25", steps.judgments)
@@ -128,7 +129,8 @@ def _cuts(config: c.RunConfig, documents: int) -> list[str]:
     if config.max_queries is not None:
         cuts.append(f"at most {config.max_queries} judged queries, drawn by a stable hash")
     if config.retrieve.top_k != 100:
-        cuts.append(f"BM25's top {config.retrieve.top_k} re-ranked instead of 100")
+        found_by = "BM25" if config.candidates == "bm25" else "the first stage"
+        cuts.append(f"{found_by}'s top {config.retrieve.top_k} re-ranked instead of 100")
     if config.corpus is None:
         cuts.append("a demonstration, too small to conclude from")
     return cuts

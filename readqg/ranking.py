@@ -14,8 +14,9 @@ import pyarrow as pa
 from readqg import models, runs
 from readqg.config import RankConfig
 from readqg.corpus import Documents, input_fingerprint, read_texts
+from readqg.errors import ConfigError
 from readqg.places import place_of
-from readqg.score_text import is_wanted, with_score
+from readqg.score_text import is_wanted, with_scores
 from readqg.stage import ShardStage
 from readqg.tokenizing import EncodedPairs, PairTokenizer
 
@@ -49,6 +50,9 @@ class RankStage(ShardStage):
         }
         self._total = max(1, -(-len(self._candidates()) // config.shard_queries))
         self._takes_scores = is_wanted(models.resolve(config.model))
+        if self._takes_scores and config.passages != "first":
+            raise ConfigError(f"{config.model} was trained with BM25's scores of whole documents as text, so it ranks no passages: "
+                              "leave --passages at first.")
 
     @property
     def total(self) -> int:
@@ -77,7 +81,7 @@ class RankStage(ShardStage):
         queries, candidates = table["query"].to_pylist(), table["doc_ids"].to_pylist()
         known = [[query is not None and doc_id in self.documents for doc_id in ids]
                  for query, ids in zip(queries, candidates, strict=True)]
-        asked = [(self._worded(query, score), doc_id)
+        asked = [(query, doc_id, score)
                  for query, ids, scores, flags in zip(queries, candidates, table["_scores"].to_pylist(), known, strict=True)
                  for doc_id, score, flag in zip(ids, scores, flags, strict=True) if flag]
         encoded, passages = self._encoded(asked)
@@ -90,23 +94,19 @@ class RankStage(ShardStage):
         return (table.append_column("_known", pa.array(known, pa.list_(pa.bool_())))
                 .append_column("_input_ids", input_ids).append_column("_type_ids", type_ids))
 
-    def _worded(self, query: str, score: float) -> str:
-        """The query as the model was trained to see it."""
-        if not self._takes_scores:
-            return query
-        tokenizer = _tokenizer(models.resolve(self.config.model), self.config.max_length)
-        return with_score(query, score, tokenizer.tokenizer.sep_token)
-
-    def _encoded(self, asked: list[tuple[str, str]]) -> tuple[EncodedPairs, list[int] | None]:
-        """(query, doc_id) pairs tokenised, and how many passages each is, where they are cut."""
+    def _encoded(self, asked: list[tuple[str, str, float]]) -> tuple[EncodedPairs, list[int] | None]:
+        """Pairs (query, doc_id, score in the run) tokenised, and how many passages each is, where they are cut."""
         c = self.config
         tokenizer = _tokenizer(models.resolve(c.model), c.max_length)
         if c.passages == "first":
-            documents = self.documents.texts([doc_id for _, doc_id in asked])
-            return tokenizer([(query, text) for (query, _), text in zip(asked, documents, strict=True)]), None
-        rows = self.documents.table([doc_id for _, doc_id in asked]).to_pylist()
-        pairs = [(query, row["title"] or "", row["text"] or "") for (query, _), row in zip(asked, rows, strict=True)]
-        return tokenizer.passages(pairs, c.passage_tokens, c.passage_stride)
+            texts = self.documents.texts([doc_id for _, doc_id, _ in asked])
+            pairs = [(query, text) for (query, _, _), text in zip(asked, texts, strict=True)]
+            if self._takes_scores:
+                pairs = with_scores(pairs, [score for _, _, score in asked], tokenizer.tokenizer.sep_token)
+            return tokenizer(pairs), None
+        rows = self.documents.table([doc_id for _, doc_id, _ in asked]).to_pylist()
+        parts = [(query, row["title"] or "", row["text"] or "") for (query, _, _), row in zip(asked, rows, strict=True)]
+        return tokenizer.passages(parts, c.passage_tokens, c.passage_stride)
 
     def load(self) -> None:
         from readqg import devices

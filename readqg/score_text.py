@@ -16,14 +16,15 @@ _HIGHEST = 50.0
 _FIELD = "bm25_as_text"
 
 
-def with_score(query: str, score: float, separator: str) -> str:
-    """`separator`: the tokenizer's between two texts."""
-    return f"{query} {separator} {round(100 * min(max(score, 0.0), _HIGHEST) / _HIGHEST)}"
+def with_score(document: str, score: float, separator: str) -> str:
+    """The second text of a pair: a document, and its score for the query before it, where it is never cut off. `separator`: the
+    tokenizer's between two texts."""
+    return f"{round(100 * min(max(score, 0.0), _HIGHEST) / _HIGHEST)} {separator} {document}"
 
 
 def with_scores(pairs: Sequence[tuple[str, str]], scores: Sequence[float], separator: str) -> list[tuple[str, str]]:
     """(query, document) pairs, each with its score."""
-    return [(with_score(query, score, separator), document) for (query, document), score in zip(pairs, scores, strict=True)]
+    return [(query, with_score(document, score, separator)) for (query, document), score in zip(pairs, scores, strict=True)]
 
 
 def is_wanted(folder: str | Path) -> bool:

@@ -14,7 +14,6 @@ from readqg import config as c
 from readqg.errors import ConfigError
 from readqg.fusion import learned_weight
 from readqg.places import Place
-from readqg.runs import read_queries_beside, write_queries_beside
 
 _C = TypeVar("_C", bound=c.Settings)
 
@@ -83,7 +82,6 @@ class Steps:
         self.retrieve_dense(self.config.dense, dense, judgments)
         top_k = self.config.retrieve.top_k
         api.fuse(c.FuseConfig(run=str(dense), first=str(bm25), out=str(both), weight=1.0, documents="both", top_k=top_k))
-        write_queries_beside(both, read_queries_beside(bm25) or ())
         return both
 
     def retrieve_dense(self, settings: c.DenseSettings, out: Place, judgments: str | None) -> dict[str, Any]:

@@ -110,6 +110,12 @@ def test_a_field_that_is_given_leaves_the_others_at_the_defaults_of_their_stage(
     assert part.train.model_copy(update={"accumulation": 1}) == whole.train
 
 
+def test_a_field_that_came_later_counts_where_it_is_set():
+    places = {"run": "r", "first": "f", "out": "o"}
+    assert c.identity(c.FuseConfig(**places)) == {"weight": 0.5}
+    assert c.identity(c.FuseConfig(**places, top_k=3)) == {"weight": 0.5, "top_k": 3}
+
+
 def test_a_generator_that_is_to_learn_nothing_is_refused():
     with pytest.raises(ValueError, match="w_mle, w_sc and w_cal are all 0"):
         c.TrainGeneratorConfig(pairs="p", out="o", w_mle=0, w_sc=0, w_cal=0)

@@ -27,7 +27,13 @@ def placement(default: Any, **kwargs: Any) -> Any:
     return Field(default, json_schema_extra=_NO_IDENTITY, **kwargs)
 
 
+def later(default: Any, **kwargs: Any) -> Any:
+    """A field that has come since folders were made without it: at its default it is left out too, so that they stay good."""
+    return Field(default, json_schema_extra=_LATER, **kwargs)
+
+
 _NO_IDENTITY: JsonDict = {"identity": False}
+_LATER: JsonDict = {"identity": "later"}
 BM25 = "bm25"
 """The ranking that needs no model, even where a folder has that name."""
 
@@ -56,9 +62,10 @@ def identity(config: BaseModel) -> dict[str, Any]:
     """The part of a config that decides what comes out; two runs on one folder must agree on it."""
     kept = {}
     for name, info in type(config).model_fields.items():
-        if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("identity") is False:
-            continue
+        said = info.json_schema_extra.get("identity") if isinstance(info.json_schema_extra, dict) else None
         value = getattr(config, name)
+        if said is False or (said == "later" and value == info.default):
+            continue
         kept[name] = identity(value) if isinstance(value, BaseModel) else value
     return kept
 

@@ -172,4 +172,4 @@ class ExperimentConfig(Settings):
     tables_only: bool = False
     """Make the tables of what is there, and run nothing."""
     ray_address: str | None = placement(None)
-    """None: a local Ray; `auto` (in a job on a cluster) or the address of a running cluster, as of `compute`."""
+    """Of a running cluster, as of `compute`; none: a local Ray, and in a job of Ray's the cluster that it runs on."""

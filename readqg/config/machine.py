@@ -17,7 +17,8 @@ class Compute(Settings):
     """Where a stage runs."""
 
     ray_address: str | None = placement(None)
-    """Address of a running Ray cluster; none: a local Ray, started and ended by the command."""
+    """Address of a running Ray cluster; none: a local Ray, started and ended by the command, and in a job of
+    Ray's the cluster that it runs on."""
     workers: int = placement(1, ge=1)
     """Model workers at most (one GPU each where there are GPUs)."""
     threads: int = placement(0, ge=0)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from readqg.config.base import Location, OptionalLocation, Settings, placement
+from readqg.config.base import Location, OptionalLocation, Settings, later, placement
 from readqg.config.machine import MINILM_ENCODER, MINILM_L6, MINILM_L12, Compute
 
 
@@ -243,9 +243,9 @@ class FuseConfig(FusionSettings):
     """The same of BM25, or of whatever found the candidates."""
     out: Location
     """The run folder to make."""
-    documents: Literal["run", "both"] = "run"
+    documents: Literal["run", "both"] = later("run")
     """Whose documents are ranked: those of `run`; or of `both`, each side giving those that it lacks its lowest score."""
-    top_k: int | None = Field(None, ge=1)
+    top_k: int | None = later(None, ge=1)
     """Documents of a query; none: all."""
 
 

@@ -96,6 +96,8 @@ class _Attempts(ray.train.UserCallback):  # type: ignore[misc]
         for error in worker_exceptions.values():
             if isinstance(error, ReadQGError):
                 raise error
+        if any(map(_preempted, worker_exceptions.values())):  # no fault of the work, and said again until all its workers are gone
+            return
         newest = checkpoints.newest(self._state)
         self._failures = self._failures + 1 if newest == self._from else 1
         self._from = newest
@@ -103,6 +105,11 @@ class _Attempts(ray.train.UserCallback):  # type: ignore[misc]
             last = first_line(next(iter(worker_exceptions.values())))
             raise RunError(f"{self._name}: training failed: its workers died {self._failures} times with no checkpoint between, the last "
                            f"time with: {last}. The same command goes on from the last checkpoint.")
+
+
+def _preempted(error: Exception) -> bool:
+    """Whether a worker went because its node was taken away with notice."""
+    return getattr(getattr(error, "health_check_failure", error), "preempted", False) is True
 
 
 class _Trainer(ray.train.torch.TorchTrainer):

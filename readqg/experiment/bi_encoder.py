@@ -66,6 +66,7 @@ def _train(
         raise ConfigError(f"trainer: bi_encoder needs the package {error.name}: pip install datasets accelerate") from error
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import MarginMSELoss, MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.training_args import BatchSamplers
     from sentence_transformers.util import mine_hard_negatives
 
     device, dtype = devices.device_and_dtype(config.compute)
@@ -86,5 +87,6 @@ def _train(
         arguments = SentenceTransformerTrainingArguments(
             output_dir=scratch, num_train_epochs=settings.epochs, per_device_train_batch_size=settings.batch,
             learning_rate=settings.learning_rate, warmup_steps=settings.warmup_share, seed=config.seed, bf16=dtype == torch.bfloat16,
-            use_cpu=device.type == "cpu", report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True)
+            use_cpu=device.type == "cpu", report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
+            batch_sampler=BatchSamplers.NO_DUPLICATES)  # or a document's other query would have it as a negative
         SentenceTransformerTrainer(model=encoder.model, args=arguments, train_dataset=rows, loss=loss).train()

@@ -182,9 +182,17 @@ def _prompts(matrix: Matrix, recipe: str, config: RunConfig, seed: int) -> Train
 
 def _config(matrix: Matrix, collection: str, recipe: str, seed: int) -> RunConfig:
     config, settings = _merged(matrix, collection, recipe, seed), matrix.recipes[recipe]
-    if config.fusion.weight == "learned" and (not settings.train or settings.average is not None):
+    if config.fusion.weight == "learned" and (
+            not settings.train or settings.average is not None or settings.trainer == "bi_encoder"):
         raise ConfigError(f"{collection}/{recipe}: fusion.weight is learned in training, beside the tuned weights; a recipe that does not "
-                          "train, or averages weights, has none. Give it a number there.")
+                          "train, averages weights, or trains a bi-encoder has none. Give it a number there.")
+    if settings.trainer == "sentence_transformers" and settings.mining.bm25_as_text:
+        usual, own = c.RetrieveSettings(), config.retrieve
+        other = [name for name in ("fields", "k1", "b") if getattr(own, name) != getattr(usual, name)]
+        other += ["candidates"] * (config.candidates != "bm25") + ["rank.passages"] * (config.rank.passages != "first")
+        if other:
+            raise ConfigError(f"{collection}/{recipe}: bm25_as_text trains on BM25's usual scores of whole documents, which ranking has to "
+                              f"have too: leave {', '.join(other)} at the default.")
     return config
 
 

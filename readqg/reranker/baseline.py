@@ -90,7 +90,7 @@ def _train(
         output_format="labeled-pair", faiss_batch_size=1024, verbose=False)
     if mining.bm25_as_text:
         worded = _worded(rows, documents, str(load_tokenizer(models.resolve(config.start)).sep_token))
-        rows = Dataset.from_dict({**rows.to_dict(), "query": worded})
+        rows = Dataset.from_dict({**rows.to_dict(), "document": worded})
     start = CrossEncoder(
         models.resolve(config.start), max_length=config.max_length, device=str(device), local_files_only=True, trust_remote_code=False,
         model_kwargs={"use_safetensors": True, "dtype": torch.float32}, activation_fn=nn.Identity())
@@ -105,10 +105,10 @@ def _train(
 
 
 def _worded(rows: Any, documents: Documents, separator: str) -> list[str]:
-    """Of rows (query, document, label): the queries with BM25's scores of their documents."""
+    """Of rows (query, document, label): the documents with BM25's scores for their queries."""
     ids = dict(zip(documents.texts(documents.ids), documents.ids, strict=True))  # documents of one text score alike
     index = Bm25(documents, RetrieveSettings(), dict.fromkeys(rows["query"]))
-    return [with_score(query, float(index.scores_of(query, [ids[text]])[0]), separator)
+    return [with_score(text, float(index.scores_of(query, [ids[text]])[0]), separator)
             for query, text in zip(rows["query"], rows["document"], strict=True)]
 
 

@@ -29,12 +29,13 @@ made.shutdown()
 """
 STAGE = """
 import logging, sys
+import ray
 from readqg.config import Compute
 from readqg.engine import cluster
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 compute = Compute(ray_address=sys.argv[1] if sys.argv[1:] else None)
 with cluster.connect(compute):
-    print(cluster.model_cpus(1), flush=True)
+    print(cluster.model_cpus(1), ray.get_runtime_context().gcs_address, flush=True)
     sys.stdin.readline()
     with cluster.connect(compute):  # as the next stage of a whole run does
         print(cluster.model_cpus(1))
@@ -62,7 +63,7 @@ def test_every_stage_waits_for_a_worker_where_the_cluster_is_a_head_alone(tmp_pa
             stage = start(STAGE, address, stderr=subprocess.PIPE)
             assert asks(stage) and stage.poll() is None
             go_on(cluster)
-            assert stage.stdout.readline() == "1.0\n"
+            assert stage.stdout.readline() == f"1.0 {address}\n"
             go_on(cluster)
             assert cluster.stdout.readline() == "gone\n"
             go_on(stage)
@@ -71,7 +72,7 @@ def test_every_stage_waits_for_a_worker_where_the_cluster_is_a_head_alone(tmp_pa
             out, err = stage.communicate(timeout=200)
             assert stage.returncode == 0 and out == "1.0\n", err
             in_a_job = start(STAGE, more={"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}", "RAY_ADDRESS": address}.items())
-            assert in_a_job.communicate("\n", timeout=200)[0] == "1.0\n1.0\n", "which is the job's cluster, without an address"
+            assert in_a_job.communicate("\n", timeout=200)[0] == f"1.0 {address}\n1.0\n", "which is the job's cluster, without an address"
         finally:
             cluster.communicate("\n" * 4, timeout=60)
 

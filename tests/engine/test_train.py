@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import ray
 from filelock import FileLock
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from safetensors.torch import load_file
 
 from readqg.config import Compute, TrainSettings
@@ -180,6 +181,15 @@ def test_a_snapshot_of_rays_that_a_kill_cut_off_costs_no_step(unbroken, tmp_path
     train.run(Line(marks=str(tmp_path)), config)
     assert begun(tmp_path) == [0, 15]
     assert (tmp_path / "out" / "line.safetensors").read_bytes() == (unbroken / "line.safetensors").read_bytes()
+
+
+def test_a_node_that_is_taken_away_with_notice_is_no_failure_however_often_it_is_said(tmp_path):
+    attempts = train._Attempts("line", tmp_path)
+    for preempted in [True] * 9 + [False] * 3:
+        gone = ray.exceptions.RayActorError(preempted=preempted)
+        attempts.after_exception(None, {0: WorkerHealthCheckFailedError("its actor is gone", gone), 1: RuntimeError("collective")})
+    with pytest.raises(RunError, match="died 4 times with no checkpoint between"):
+        attempts.after_exception(None, {0: RuntimeError("again")})
 
 
 def test_a_checkpoint_without_the_marks_of_all_its_workers_is_not_gone_on_from(tmp_path):

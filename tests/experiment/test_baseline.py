@@ -8,6 +8,7 @@ from torch.nn import Identity
 from readqg import local
 from readqg.config import MiningSettings, RankConfig, identity
 from readqg.corpus.rows import SCHEMAS
+from readqg.errors import ConfigError
 from readqg.fusion import learned_weight
 from readqg.ranking import RankStage
 from readqg.reranker import baseline
@@ -63,14 +64,16 @@ def test_bm25s_score_stands_between_query_and_document_in_training_and_in_rankin
                        out=str(tmp_path / "ranked"), max_length=48, compute=config.compute)
     stage = RankStage(asked)
     local.run_here(stage, OutputFolder.begin(asked.out, stage.name, identity(asked), stage.inputs(), stage.models()))
-    pairs = [(f"{query} [SEP] {round(2 * score)}", DOCUMENTS[doc_id]) for doc_id, score in run["q"].items()]
+    pairs = [(query, f"{round(2 * score)} [SEP] {DOCUMENTS[doc_id]}") for doc_id, score in run["q"].items()]
     expected = CrossEncoder(config.out, device="cpu", max_length=48).predict(pairs, activation_fn=Identity())
+    with pytest.raises(ConfigError, match="it ranks no passages"):
+        RankStage(asked.model_copy(update={"passages": "max"}))
     assert read_run(asked.out)["q"] == pytest.approx(dict(zip(run["q"], expected.tolist(), strict=True)), abs=1e-5)
 
 
 @pytest.mark.parametrize(("score", "said"), [(-1.0, 0), (0.0, 0), (12.3, 25), (50.0, 100), (70.0, 100)])
 def test_a_score_is_a_whole_number_of_0_to_100(score, said):
-    assert with_score("a query", score, "[SEP]") == f"a query [SEP] {said}"
+    assert with_score("a document", score, "[SEP]") == f"{said} [SEP] a document"
 
 
 def test_a_range_that_holds_too_few_is_refused():

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from torch.nn import Identity
 
 from readqg.config import BiEncoderSettings
 from readqg.evaluation.encoder import BiEncoder
@@ -35,6 +36,32 @@ def test_it_trains_on_the_documents_that_our_training_takes(tmp_path, monkeypatc
     train_bi_encoder(config.model_copy(update={"out": str(tmp_path / "again")}), settings)
     assert load_file(f"{tmp_path}/again/model.safetensors").keys() == after.keys()
     assert all((load_file(f"{tmp_path}/again/model.safetensors")[name] == after[name]).all() for name in after)
+
+
+def test_the_margins_are_the_starts_of_a_querys_own_document_over_the_drawn_one(tmp_path, monkeypatch):
+    seen = {}
+
+    class Trainer:
+        def __init__(self, train_dataset, loss, **_):
+            seen.update(rows=train_dataset.to_dict(), loss=loss)
+
+        def train(self):
+            """Nothing is learned."""
+
+    monkeypatch.setattr("sentence_transformers.SentenceTransformerTrainer", Trainer)
+    config = reranker_config(tmp_path, held_out_share=0.25)
+    settings = BiEncoderSettings(encoder=str(tiny_bi_encoder(tmp_path / "encoder")), loss="margin_mse", range_max=6)
+    train_bi_encoder(config, settings)
+    rows, start = seen["rows"], CrossEncoder(config.start, device="cpu", max_length=48)
+    own, other = (start.predict(list(zip(rows["query"], rows[name], strict=True)), activation_fn=Identity())
+                  for name in ("document", "negative"))
+    assert rows["label"] == pytest.approx((own - other).tolist(), abs=1e-5)
+    assert all(a != b for a, b in zip(rows["document"], rows["negative"], strict=True))
+    vectors = [BiEncoder(settings.encoder, "mean", 48, 1000, "cpu", torch.float32).encode(rows[name])
+               for name in ("query", "document", "negative")]
+    margins = 20 * ((vectors[0] * vectors[1]).sum(1) - (vectors[0] * vectors[2]).sum(1))
+    features = [seen["loss"].model.preprocess(rows[name]) for name in ("query", "document", "negative")]
+    assert float(seen["loss"](features, torch.tensor(rows["label"]))) == pytest.approx(((margins - (own - other)) ** 2).mean(), rel=1e-4)
 
 
 def test_without_epochs_it_is_the_encoder_as_it_was(tmp_path):

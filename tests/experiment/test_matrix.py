@@ -50,6 +50,10 @@ def test_a_seed_varies_what_it_is_told_to(tmp_path):
     ({"recipes": {"../odd": {}}}, "names are file names too"),
     ({"recipes": {}}, "recipes"),
     ({"recipes": {"odd": {"average": 0.5, "run": {"fusion": {"weight": "learned"}}}}}, "a/odd: fusion.weight is learned in training"),
+    ({"recipes": {"odd": {"trainer": "bi_encoder", "run": {"fusion": {"weight": "learned"}}}}}, "a/odd: fusion.weight is learned"),
+    ({"recipes": {"odd": {"trainer": "bi_encoder", "average": 0.5}}}, "odd: average is of the start and a tuned re-ranker"),
+    ({"recipes": {"odd": {"trainer": "sentence_transformers", "mining": {"bm25_as_text": True}, "run": {"candidates": "both"}}}},
+     "a/odd: bm25_as_text .* leave candidates at the default"),
     ({"collections": {"a": {"sauce": "sample"}}}, "collections.a.sauce"),
 ])
 def test_a_fault_is_named_before_anything_is_run(tmp_path, changes, said):
