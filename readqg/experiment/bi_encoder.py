@@ -17,8 +17,8 @@ from readqg import devices, models
 from readqg.config import BiEncoderSettings, TrainRerankerConfig, identity
 from readqg.corpus import Documents
 from readqg.crossencoder import CrossEncoderScorer
-from readqg.errors import ConfigError
 from readqg.evaluation.encoder import BiEncoder
+from readqg.reranker.baseline import positive_pairs
 from readqg.reranker.examples import Examples
 from readqg.reranker.sampling import Filters, read_examples
 from readqg.reranker.training import open_queries
@@ -59,20 +59,13 @@ def _train(
     drawn_from: list[str],
 ) -> None:
     """`drawn_from`: ids of the documents that may be negatives."""
-    try:
-        import accelerate  # noqa: F401
-        from datasets import Dataset
-    except ImportError as error:
-        raise ConfigError(f"trainer: bi_encoder needs the package {error.name}: pip install datasets accelerate") from error
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import MarginMSELoss, MultipleNegativesRankingLoss
     from sentence_transformers.sentence_transformer.training_args import BatchSamplers
     from sentence_transformers.util import mine_hard_negatives
 
     device, dtype = devices.device_and_dtype(config.compute)
-    positives = examples.rows.read(examples.positives.tolist())
-    rows = Dataset.from_dict({"query": [row["query"] for row in positives],
-                              "document": documents.texts([row["doc_id"] for row in positives])})
+    rows = positive_pairs(examples, documents, "bi_encoder")
     set_seed(config.seed)
     loss: Any = MultipleNegativesRankingLoss(encoder.model, scale=_SCALE)
     if settings.loss == "margin_mse":

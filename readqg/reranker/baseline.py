@@ -69,19 +69,12 @@ def _train(
     config: TrainRerankerConfig, mining: MiningSettings, examples: Examples, documents: Documents, mined_from: list[str],
 ) -> tuple[Any, int]:
     """The trained model in float32, and the number of labelled pairs. `mined_from`: ids of the documents that may be negatives."""
-    try:
-        import accelerate  # noqa: F401
-        from datasets import Dataset
-    except ImportError as error:
-        raise ConfigError(f"trainer: sentence_transformers needs the package {error.name}: pip install datasets accelerate") from error
     from sentence_transformers import CrossEncoderTrainer, CrossEncoderTrainingArguments
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
     from sentence_transformers.util import mine_hard_negatives
 
     device, dtype = devices.device_and_dtype(config.compute)
-    positives = examples.rows.read(examples.positives.tolist())
-    pairs = Dataset.from_dict({"query": [row["query"] for row in positives],
-                               "document": documents.texts([row["doc_id"] for row in positives])})
+    pairs = positive_pairs(examples, documents, "sentence_transformers")
     encoder = BiEncoder(models.resolve(mining.encoder), mining.pooling, config.max_length, config.batch_tokens, device, torch.float32)
     set_seed(config.seed)
     rows = mine_hard_negatives(
@@ -90,7 +83,7 @@ def _train(
         output_format="labeled-pair", faiss_batch_size=1024, verbose=False)
     if mining.bm25_as_text:
         worded = _worded(rows, documents, str(load_tokenizer(models.resolve(config.start)).sep_token))
-        rows = Dataset.from_dict({**rows.to_dict(), "document": worded})
+        rows = rows.remove_columns("document").add_column("document", worded).select_columns(rows.column_names)
     start = CrossEncoder(
         models.resolve(config.start), max_length=config.max_length, device=str(device), local_files_only=True, trust_remote_code=False,
         model_kwargs={"use_safetensors": True, "dtype": torch.float32}, activation_fn=nn.Identity())
@@ -104,12 +97,28 @@ def _train(
     return start.model, len(rows)
 
 
+def positive_pairs(examples: Examples, documents: Documents, trainer: str) -> Any:
+    """A `datasets.Dataset` of every positive query with its document. Raises `ConfigError` where a package that `trainer` needs is
+    missing."""
+    try:
+        import accelerate  # noqa: F401
+        from datasets import Dataset
+    except ImportError as error:
+        raise ConfigError(f"trainer: {trainer} needs the package {error.name}: pip install datasets accelerate") from error
+    positives = examples.rows.read(examples.positives.tolist())
+    return Dataset.from_dict({"query": [row["query"] for row in positives],
+                              "document": documents.texts([row["doc_id"] for row in positives])})
+
+
 def _worded(rows: Any, documents: Documents, separator: str) -> list[str]:
     """Of rows (query, document, label): the documents with BM25's scores for their queries."""
     ids = dict(zip(documents.texts(documents.ids), documents.ids, strict=True))  # documents of one text score alike
-    index = Bm25(documents, RetrieveSettings(), dict.fromkeys(rows["query"]))
-    return [with_score(text, float(index.scores_of(query, [ids[text]])[0]), separator)
-            for query, text in zip(rows["query"], rows["document"], strict=True)]
+    asked: dict[str, list[str]] = {}
+    for query, text in zip(rows["query"], rows["document"], strict=True):
+        asked.setdefault(query, []).append(ids[text])
+    index = Bm25(documents, RetrieveSettings(), asked)
+    scores = {query: iter(index.scores_of(query, found).tolist()) for query, found in asked.items()}
+    return [with_score(text, next(scores[query]), separator) for query, text in zip(rows["query"], rows["document"], strict=True)]
 
 
 def _scorer(folder: str, config: TrainRerankerConfig) -> CrossEncoderScorer:
