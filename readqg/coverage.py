@@ -18,7 +18,7 @@ from readqg import local, models
 from readqg.config import CoverageConfig, identity
 from readqg.corpus import Documents
 from readqg.corpus.rows import SCHEMAS
-from readqg.evaluation.encoder import EmbedStage, embeddings_folder, read_vectors
+from readqg.evaluation.encoder import embed_corpus, embeddings_folder, read_vectors
 from readqg.shards import OutputFolder, stable_hash
 from readqg.stage import ShardStage
 
@@ -30,9 +30,7 @@ def cover(config: CoverageConfig, run: Callable[[ShardStage, OutputFolder], Any]
     folder = OutputFolder.begin(config.out, stage.name, identity(config), stage.inputs(), stage.models())
     if folder.done:
         return folder.success()
-    embed = EmbedStage(config)
-    begun = OutputFolder.begin(embeddings_folder(config.out), embed.name, embed.settings(), embed.inputs(), embed.models())
-    run(embed, begun)
+    embed_corpus(config, run)
     return local.run_here(stage, folder)
 
 

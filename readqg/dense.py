@@ -14,7 +14,7 @@ import pyarrow as pa
 from readqg import models, runs
 from readqg.config import DenseConfig, identity
 from readqg.corpus import Documents
-from readqg.evaluation.encoder import EmbeddedCorpus, EmbedStage, embeddings_folder, open_encoder
+from readqg.evaluation.encoder import EmbeddedCorpus, embed_corpus, embeddings_folder, open_encoder
 from readqg.ranking import RUN
 from readqg.retrieval import asked_queries, fingerprints
 from readqg.shards import OutputFolder
@@ -26,8 +26,7 @@ def retrieve_dense(config: DenseConfig, run: Callable[[ShardStage, OutputFolder]
     stage = DenseStage(config)
     folder = OutputFolder.begin(config.out, stage.name, identity(config), stage.inputs(), stage.models())
     if not folder.done:
-        embed = EmbedStage(config)
-        run(embed, OutputFolder.begin(embeddings_folder(config.out), embed.name, embed.settings(), embed.inputs(), embed.models()))
+        embed_corpus(config, run)
     success = run(stage, folder)
     runs.write_trec_beside(folder.path, "dense")
     runs.write_queries_beside(folder.path, stage.queries["query_id"].to_pylist())

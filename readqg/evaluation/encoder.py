@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from readqg.config import CoverageConfig, DenseConfig, QualityConfig
 from readqg.corpus import Documents, document_text
 from readqg.errors import ModelError
 from readqg.places import Place, place_of
-from readqg.shards import open_input
+from readqg.shards import OutputFolder, open_input
 from readqg.stage import ShardStage
 
 NO_ENCODER = "none"
@@ -139,6 +139,12 @@ class EmbedStage(ShardStage):
 def embeddings_folder(out: str | Place) -> Place:
     """Where the corpus' vectors lie, beside the rows they serve."""
     return place_of(out) / _FOLDER
+
+
+def embed_corpus(config: QualityConfig | CoverageConfig | DenseConfig, run: Callable[[ShardStage, OutputFolder], Any]) -> None:
+    """Write the corpus's vectors to where they lie. `run` does a stage's missing shards into a folder."""
+    stage = EmbedStage(config)
+    run(stage, OutputFolder.begin(embeddings_folder(config.out), stage.name, stage.settings(), stage.inputs(), stage.models()))
 
 
 def read_vectors(folder: Place) -> tuple[np.ndarray, np.ndarray]:

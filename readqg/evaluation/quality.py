@@ -21,7 +21,7 @@ from scipy import stats
 from readqg import devices, models
 from readqg.config import QualityConfig, RetrieveSettings, identity
 from readqg.corpus import Documents
-from readqg.evaluation.encoder import NO_ENCODER, EmbeddedCorpus, EmbedStage, embeddings_folder, open_encoder
+from readqg.evaluation.encoder import NO_ENCODER, EmbeddedCorpus, embed_corpus, embeddings_folder, open_encoder
 from readqg.evaluation.judge import Judge
 from readqg.evaluation.quality_summary import summarise_quality
 from readqg.retrieval import Bm25
@@ -58,9 +58,7 @@ def measure_quality(config: QualityConfig, run: Callable[[ShardStage, OutputFold
     folder = OutputFolder.begin(config.out, stage.name, identity(config), stage.inputs(), stage.models())
     if not folder.done:
         if config.encoder != NO_ENCODER:
-            embed = EmbedStage(config)
-            place = embeddings_folder(config.out)
-            run(embed, OutputFolder.begin(place, embed.name, embed.settings(), embed.inputs(), embed.models()))
+            embed_corpus(config, run)
         run(stage, folder)
     roles = {"teacher": config.teacher, "start": config.start}
     return summarise_quality(config.out, {role: name for role, name in roles.items() if name is not None}, config.judge)
