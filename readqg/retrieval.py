@@ -3,13 +3,14 @@
 Words are those of `readqg.words`. `multifield` keeps an index for titles and one for texts, each with statistics of its own
 over the documents that have the field, and adds the two scores; `flat` indexes title and text together. Of a corpus memory
 holds 4 bytes a word while indexing and 8 a distinct word of a document after, the ids, and the vocabulary; where the queries are known
-beforehand (`bm25_run`), only their words count there.
+beforehand (`bm25_run`), only their words.
 """
 
 from __future__ import annotations
 
 import logging
 from array import array
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -25,12 +26,15 @@ from readqg.corpus import Documents, document_text, input_fingerprint, read_judg
 from readqg.errors import InputError
 from readqg.runs import Run
 from readqg.stage import ShardStage
-from readqg.words import tokenizer
+from readqg.words import count, tokenizer
 
 log = logging.getLogger("readqg")
 logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 _DEFAULTS = RetrieveSettings()
+_OTHER = ""  # no word
+_STEMS_KEPT = 100_000
+_IDS_AT_ONCE = 65_536
 
 
 def bm25_run(
@@ -55,19 +59,19 @@ class Bm25:
         """`only`: all texts that will ever be asked for. The index then holds their words alone, and scores them as it would with all."""
         self._settings = settings
         self._tokenizer = tokenizer()
-        wanted = None if only is None else {word for words in self._tokenizer.streaming_tokenize(only, allow_empty=False) for word in words}
-        fields = [_Tokens(wanted) for _ in range(1 if settings.fields == "flat" else 2)]
-        ids: list[str] = []
-        # Fields alternate in one stream: one pass over the documents, one vocabulary, so that a word known to either index
-        # has a column in both.
-        stream = self._tokenizer.streaming_tokenize(_texts(documents, len(fields), ids), allow_empty=False)
-        for at, tokens in enumerate(stream):
-            fields[at % len(fields)].add(at // len(fields), tokens)
-        if not ids:
+        if only is not None:
+            deque(self._tokenizer.streaming_tokenize(only, allow_empty=False), maxlen=0)  # its vocabulary is theirs, and stays so
+        fields = [_Tokens() for _ in range(1 if settings.fields == "flat" else 2)]
+        ids = _Ids()
+        # One pass over the documents and one vocabulary, so that a word known to either index has a column in both.
+        for row, texts in enumerate(_texts(documents, len(fields), ids)):
+            for tokens, text in zip(fields, texts, strict=True):
+                words = self._words(text, update_vocab=only is None)
+                tokens.add(row, words, 0 if only is None else count(text) - len(words))
+        self._ids = ids.all()
+        if not len(self._ids):
             raise InputError("there are no documents to search: the corpus is empty.")
-        self._ids = _strings(ids, "doc_id")
         self._tie_rank = _tie_rank(self._ids)
-        del ids
         self._fields: list[tuple[Any, bm25s.BM25]] = []
         while fields:
             tokens = fields.pop(0)
@@ -116,46 +120,68 @@ class Bm25:
 
     def _scores(self, text: str) -> np.ndarray:
         """(documents,) float32. A word that stands twice in the query counts twice, as in Lucene."""
-        words = next(self._tokenizer.streaming_tokenize([text], update_vocab=False, allow_empty=False))
+        words = self._words(text, update_vocab=False)
         scores = np.zeros(len(self._ids), np.float32)
         for rows, index in self._fields:
             scores[rows] += index.get_scores_from_ids(words)
         return scores
 
+    def _words(self, text: str, update_vocab: bool) -> list[int]:
+        """Their numbers; of words that are not in the vocabulary, none."""
+        if len(self._tokenizer.word_to_stem) > _STEMS_KEPT:  # it keeps the stem of every word that it has ever met
+            self._tokenizer.word_to_stem.clear()
+        words: list[int] = next(self._tokenizer.streaming_tokenize([text], update_vocab=update_vocab, allow_empty=False))
+        return words
+
     def _index(self, tokens: _Tokens) -> bm25s.BM25:
         index = bm25s.BM25(k1=self._settings.k1, b=self._settings.b, method="lucene", csc_backend="scipy")
-        vocabulary = Tokenized(ids=tokens, vocab=self._tokenizer.get_vocab_dict())
-        index.index(vocabulary, create_empty_token=False, show_progress=False)
+        vocabulary = dict(self._tokenizer.get_vocab_dict())
+        tokens.other = vocabulary[_OTHER] = len(vocabulary)
+        index.index(Tokenized(ids=tokens, vocab=vocabulary), create_empty_token=False, show_progress=False)
         return index
 
 
 class _Tokens:
     """Token ids of a field, document by document, in flat arrays: bm25s asks no more than a length and an iterator, and lists
     of lists would take several times the room. Documents without a token are left out, as Lucene leaves them out of the
-    field's statistics; `rows` says which are there. Of those that are not `wanted` only the number is kept: they make a document
-    long, and that is all that BM25 asks of them. One of them stands for all."""
+    field's statistics; `rows` says which are there. Of words outside the vocabulary only the number is kept: they make a document
+    long, and that is all that BM25 asks of them. `other` stands for each of them."""
 
-    def __init__(self, wanted: set[int] | None) -> None:
-        self.rows, self._flat, self._bounds = array("i"), array("i"), array("q", [0])
-        self._wanted, self._others, self._other = wanted, array("i"), -1
+    def __init__(self) -> None:
+        self.rows, self.other = array("i"), -1
+        self._flat, self._bounds, self._others = array("i"), array("q", [0]), array("i")
 
-    def add(self, row: int, ids: list[int]) -> None:
-        if not ids:
+    def add(self, row: int, ids: list[int], others: int) -> None:
+        if not ids and not others:
             return
-        kept = ids if self._wanted is None else [word for word in ids if word in self._wanted]
-        if len(kept) < len(ids) and self._other < 0:
-            self._other = next(word for word in ids if word not in kept)
         self.rows.append(row)
-        self._flat.extend(kept)
+        self._flat.extend(ids)
         self._bounds.append(len(self._flat))
-        self._others.append(len(ids) - len(kept))
+        self._others.append(others)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (self._flat[start:stop].tolist() + [self._other] * others
+        return (self._flat[start:stop].tolist() + [self.other] * others
                 for (start, stop), others in zip(pairwise(self._bounds), self._others, strict=True))
+
+
+class _Ids:
+    """Ids of documents, of which no more than some thousands are Python's at a time."""
+
+    def __init__(self) -> None:
+        self._done: list[pa.Array] = []
+        self._new: list[str] = []
+
+    def add(self, doc_id: str) -> None:
+        self._new.append(doc_id)
+        if len(self._new) == _IDS_AT_ONCE:
+            self._done.append(_strings(self._new, "doc_id"))
+            self._new = []
+
+    def all(self) -> pa.Array:
+        return pa.concat_arrays([*self._done, _strings(self._new, "doc_id")])
 
 
 def asked_queries(config: RetrieveConfig | DenseConfig) -> pa.Table:
@@ -225,15 +251,15 @@ class RetrieveStage(ShardStage):
         return pa.table(dict(zip(self.schema.names, columns, strict=True)), schema=self.schema)
 
 
-def _texts(documents: Iterable[Mapping[str, str]], n_fields: int, ids: list[str]) -> Iterator[str]:
-    """Yields the fields of each document in turn; appends its id to `ids`."""
+def _texts(documents: Iterable[Mapping[str, str]], n_fields: int, ids: _Ids) -> Iterator[tuple[str, ...]]:
+    """Yields the fields of each document; adds its id to `ids`."""
     for number, document in enumerate(documents, 1):
         doc_id = document.get("doc_id")
         if not isinstance(doc_id, str) or not doc_id:
             raise InputError(f"document {number}: doc_id is {doc_id!r}; every document needs an id of text.")
-        ids.append(doc_id)
+        ids.add(doc_id)
         title, text = document.get("title") or "", document.get("text") or ""
-        yield from (title, text) if n_fields == 2 else (document_text(title, text),)
+        yield (title, text) if n_fields == 2 else (document_text(title, text),)
 
 
 def _strings(values: list[str], name: str) -> pa.Array:

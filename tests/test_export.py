@@ -164,8 +164,9 @@ def test_the_same_command_does_nothing_and_gives_the_same_bytes_elsewhere(tmp_pa
 def test_what_cannot_be_exported_is_said(tmp_path, corpus):
     with pytest.raises(ConfigError, match="--format pairs holds the text of documents: name the corpus with --documents"):
         do({"queries": corpus["queries"]}, tmp_path / "out", "pairs")
-    with pytest.raises(ConfigError, match="--negatives must be 1 or more; found 0"):
-        do(corpus, tmp_path / "out", "list", negatives=0)
+    for form in ("list", "flagembedding", "tevatron"):
+        with pytest.raises(ConfigError, match=f"--format {form} .*--negatives must be 1 or more; found 0"):
+            do(corpus, tmp_path / "out", form, negatives=0)
     with pytest.raises(InputError, match="has 12 documents; 12 negatives beside a query's own need 13"):
         do(corpus, tmp_path / "out", "list", negatives=12)
     positives = str(write_queries(tmp_path / "positives", [query_row("d1", 1.0, "a")]))
@@ -195,9 +196,11 @@ def test_what_a_round_trip_found_can_be_the_negatives(tmp_path, corpus):
     rows = [query_row("d1", 1.0, "a") | {"rank": 1, "found": ["d5", "d3", "d2"]}, query_row("d2", 1.0, "b") | {"rank": 1, "found": []},
             query_row("d3", 1.0, "c") | {"found": None}, query_row("d1", 0.0, "n") | {"found": ["d4"]}]
     trip = {**corpus, "queries": str(write_folder(tmp_path / "trip", rows, schema))}
-    do(trip, tmp_path / "out", "tevatron", negatives=2, negatives_from="found")
+    counts = do(trip, tmp_path / "out", "tevatron", negatives=2, negatives_from="found")
+    assert counts == {"rows": 1, "left_out_no_negative": 2, "left_out_relevance": 1}
+    assert do(trip, tmp_path / "flag", "flagembedding", negatives_from="found") == counts
     found = [[p["docid"] for p in row["negative_passages"]] for row in lines(tmp_path / "out" / "train.jsonl")]
-    assert found == [["d5", "d3"], [], []]
+    assert found == [["d5", "d3"]]
     assert do(trip, tmp_path / "list", "list", negatives_from="found") == {"rows": 1, "left_out_no_negative": 2, "left_out_relevance": 1}
     with pytest.raises(ConfigError, match="needs what `readqg round-trip` makes of"):
         do(corpus, tmp_path / "none", "list", negatives_from="found")

@@ -25,7 +25,7 @@ from readqg.shards import OutputFolder, write_whole
 
 log = logging.getLogger("readqg")
 
-_FILES = ("judgments.jsonl", "qrels/test.tsv", "queries.jsonl", "a.trec", "b.trec", "summary.json")
+_FILES = ("judgments.jsonl", "qrels/test.tsv", "qrels.trec", "queries.jsonl", "preferences.tsv", "a.trec", "b.trec", "summary.json")
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _tell(summary: dict[str, Any]) -> None:
     if not summary["ended"]:
         console.print(f"  exact sign test p = {summary['p']:.3f}; which is which is told when you end it on the page", highlight=False)
     elif summary["share_b"] is not None:
-        console.print(f"  B is better in {summary['share_b']:.1%} of the queries without a tie (95 % interval {summary['low']:.1%} to "
-                      f"{summary['high']:.1%}; exact sign test p = {summary['p']:.3f})", highlight=False)
+        console.print(f"  B is better in {summary['share_b']:.1%} of the first {summary['tested']} queries without a tie (95 % interval "
+                      f"{summary['low']:.1%} to {summary['high']:.1%}; exact sign test p = {summary['p']:.3f})", highlight=False)
     console.print(f"  {summary['sentence']}", markup=False, highlight=False)
     console.print(f"  verdict: {summary['verdict']}", markup=False, highlight=False, style="bold")

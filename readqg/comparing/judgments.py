@@ -127,8 +127,12 @@ class Judgments:
     @property
     def winners(self) -> list[Side]:
         """Of the queries without a tie, in the order in which they were judged."""
-        found = (self.shown[query_id].winner(choice) for query_id, choice in self.choices.items())
+        found = map(self.winner, self.choices)
         return [side for side in found if side is not None]
+
+    def winner(self, query_id: str) -> Side | None:
+        """Of a query that was judged; None for a tie and for one that was skipped."""
+        return self.shown[query_id].winner(self.choices[query_id])
 
     def wins(self, side: Side) -> int:
         return self.winners.count(side)

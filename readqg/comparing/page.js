@@ -84,7 +84,7 @@ function told(result) {
     return `One is better ${result.more_wins} times, the other ${result.fewer_wins} (exact sign test p = ${result.p.toFixed(3)}).`;
   }
   if (result.share_b === null) return "Nothing judged yet.";
-  return `B is better in ${percent(result.share_b)} of the queries without a tie ` +
+  return `B is better in ${percent(result.share_b)} of the first ${result.tested} queries without a tie ` +
     `(95 % interval ${percent(result.low)} to ${percent(result.high)}; exact sign test p = ${result.p.toFixed(3)}). ` +
     `A better: ${result.wins_a}, B better: ${result.wins_b}.`;
 }

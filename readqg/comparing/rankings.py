@@ -84,7 +84,12 @@ class Rankings:
         texts = self.documents.texts(found) if self._scorers else []
         with trying(1.0, alive):
             a, b = (tuple(self._ranked(side, query_id, query, found, texts)[: self.config.shown]) for side in SIDES)
-        return Shown(query_id=query_id, query=query, left=left_of(query_id, self.config.seed), a=a, b=b)
+        return Shown(query_id=query_id, query=query, left=self.left_of(query_id), a=a, b=b)
+
+    def left_of(self, query_id: str) -> Side:
+        """Whose ranking of a query stands on the left: a coin thrown by a keyed hash, so that it falls the same after a restart, and
+        anew for every pair: whoever has seen one comparison revealed knows nothing of the next."""
+        return SIDES[stable_hash(" ".join((query_id, *self._fingerprints.values())), self.config.seed) & 1]
 
     def _ranked(self, side: Side, query_id: str, query: str, found: list[str], texts: list[str]) -> list[str]:
         if self.kinds[side] == "bm25":
@@ -143,11 +148,6 @@ class Rankings:
 
     def _of(self, kind: Kind) -> dict[str, str]:
         return {side: self._fingerprints[side] for side in SIDES if self.kinds[side] == kind}
-
-
-def left_of(query_id: str, seed: int) -> Side:
-    """Whose ranking of a query stands on the left: a coin thrown by a keyed hash, so that it falls the same after a restart."""
-    return SIDES[stable_hash(query_id, seed) & 1]
 
 
 def _kind(name: str) -> Kind:

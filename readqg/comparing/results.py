@@ -1,8 +1,9 @@
 """What the judgments say, and the files that other commands read.
 
 ```
-OUT/qrels/test.tsv    single documents that were graded, as BEIR has it
+OUT/qrels/test.tsv    single documents that were graded, as BEIR has it; OUT/qrels.trec, as TREC has it
 OUT/queries.jsonl     the queries that something was said of
+OUT/preferences.tsv   query_id, query, preferred (a, b or tie), from the end on: before it, nobody is to know
 OUT/a.trec, b.trec    what was shown for them: `readqg evaluate --run OUT/b.trec --against OUT/a.trec --qrels OUT/qrels/test.tsv`
 OUT/summary.json      the counts
 ```
@@ -14,9 +15,9 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from readqg.comparing.judgments import Judgments
+from readqg.comparing.judgments import Judgments, Side
 from readqg.comparing.rankings import SIDES, Rankings
-from readqg.comparing.statistics import LEVEL, needed, preference
+from readqg.comparing.statistics import LEVEL, Preference, needed, preference
 from readqg.config import CompareConfig
 from readqg.runs import Run, write_trec
 from readqg.shards import explained, write_whole
@@ -35,20 +36,23 @@ def progress(config: CompareConfig, judgments: Judgments) -> dict[str, Any]:
     }
 
 
-def result(judgments: Judgments) -> dict[str, Any]:
-    """Who is ahead, and how sure that is. `share_b`: of the queries without a tie. Before the end no more than how far one is ahead of
-    the other, for whoever sees A's count grow after a click knows where A stood."""
+def result(config: CompareConfig, judgments: Judgments) -> dict[str, Any]:
+    """Who is ahead, and how sure that is. The wins are of all queries; `share_b`, its interval `low` to `high` and `p` of the first
+    `tested` without a tie, no more than were planned: figures looked at until they please are no longer what they say. Before the end no
+    more than how far one is ahead of the other, for whoever sees A's count grow after a click knows where A stood."""
     wins_a, wins_b = judgments.wins("a"), judgments.wins("b")
-    found = preference(wins_a, wins_b)
+    planned = _planned(config, judgments)
+    found = _preference(planned)
     if not judgments.ended:
-        return {"more_wins": max(wins_a, wins_b), "fewer_wins": min(wins_a, wins_b), "p": found.p}
-    return {"wins_a": wins_a, "wins_b": wins_b, "share_b": found.share, "low": found.low, "high": found.high, "p": found.p}
+        return {"more_wins": max(wins_a, wins_b), "fewer_wins": min(wins_a, wins_b), "p": found.p, "tested": len(planned)}
+    return {"wins_a": wins_a, "wins_b": wins_b, "share_b": found.share, "low": found.low, "high": found.high, "p": found.p,
+            "tested": len(planned)}
 
 
 def summary(config: CompareConfig, rankings: Rankings, judgments: Judgments) -> dict[str, Any]:
     """Both, with the names and what follows from them."""
-    counts, found = progress(config, judgments), result(judgments)
-    planned, odds = judgments.winners[: counts["needed"]], _odds(config.share)
+    counts, found = progress(config, judgments), result(config, judgments)
+    planned, odds = _planned(config, judgments), _odds(config.share)
     leader = "B" if planned.count("b") > planned.count("a") else "A"
     verdict = {
         "too few": "too few to tell", "difference": f"{leader if judgments.ended else 'one'} is better",
@@ -80,7 +84,12 @@ def write_judgments(out: Path, judgments: Judgments) -> None:
         (out / "qrels").mkdir(parents=True, exist_ok=True)
     rows = [f"{query_id}\t{doc_id}\t{grade}\n" for query_id in told for doc_id, grade in judgments.grades.get(query_id, {}).items()]
     write_whole(out / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore\n" + "".join(rows))
+    write_whole(out / "qrels.trec", "".join("{} 0 {} {}".format(*row.split("\t")) for row in rows))
     write_whole(out / "queries.jsonl", "".join(json.dumps({"_id": q, "text": shown.query}) + "\n" for q, shown in told.items()))
+    if judgments.ended:
+        said = [f"{q}\t{judgments.shown[q].query}\t{judgments.winner(q) or 'tie'}\n" for q, choice in judgments.choices.items()
+                if choice != "skip"]
+        write_whole(out / "preferences.tsv", "query_id\tquery\tpreferred\n" + "".join(said))
     for side in SIDES:
         run: Run = {query_id: {doc_id: 1 / rank for rank, doc_id in enumerate(shown.a if side == "a" else shown.b, 1)}
                     for query_id, shown in told.items()}
@@ -88,16 +97,21 @@ def write_judgments(out: Path, judgments: Judgments) -> None:
 
 
 def _enough(config: CompareConfig, judgments: Judgments) -> Enough:
-    """A difference is tested once, on as many queries as were planned: testing after each click finds differences that are none.
-    Whether the one asked for is ruled out, the interval says, of all of them."""
-    winners, wanted = judgments.winners, needed(config.share, config.power)
-    if len(winners) < wanted:
+    """Said once, of as many queries as were planned: looking after each click finds differences that are none, and rules out others."""
+    if len(judgments.winners) < needed(config.share, config.power):
         return "too few"
-    planned = winners[:wanted]
-    if preference(planned.count("a"), planned.count("b")).p < LEVEL:
+    found = _preference(_planned(config, judgments))
+    if found.p < LEVEL:
         return "difference"
-    found = preference(winners.count("a"), winners.count("b"))
     return "ruled out" if 1 - config.share < found.low and found.high < config.share else "not settled"
+
+
+def _planned(config: CompareConfig, judgments: Judgments) -> list[Side]:
+    return judgments.winners[: needed(config.share, config.power)]
+
+
+def _preference(winners: list[Side]) -> Preference:
+    return preference(winners.count("a"), winners.count("b"))
 
 
 def _sentence(enough: Enough, config: CompareConfig, beyond: int) -> str:
@@ -110,7 +124,7 @@ def _sentence(enough: Enough, config: CompareConfig, beyond: int) -> str:
         "ruled out": f"Enough to tell: if there is a difference, it is smaller than {odds}.",
         "not settled": f"As many as planned, and no difference shows; {odds} is not ruled out either.",
     }[enough]
-    return said + (f" {beyond} beyond the plan: they refine the interval, but are no new test." if beyond else "")
+    return said + (f" {beyond} beyond the plan: they are counted, and are no new test." if beyond else "")
 
 
 def _odds(share: float) -> str:

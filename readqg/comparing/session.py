@@ -92,7 +92,7 @@ class Session:
         return self.summary()
 
     def result(self) -> dict[str, Any]:
-        return results.result(self.judgments)
+        return results.result(self.config, self.judgments)
 
     def summary(self) -> dict[str, Any]:
         return results.summary(self.config, self.rankings, self.judgments)

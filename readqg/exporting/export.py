@@ -14,7 +14,7 @@ from readqg.config import ExportConfig, identity
 from readqg.corpus import Documents
 from readqg.errors import ConfigError, InputError
 from readqg.exporting.dataset import to_dataset
-from readqg.exporting.formats import FORMATS, Export
+from readqg.exporting.formats import FORMATS, NEED_NEGATIVES, Export
 from readqg.places import StorePath
 from readqg.reranker.sampling import QUERY_COLUMNS
 from readqg.shards import OutputFolder, explained, open_input
@@ -34,8 +34,9 @@ def export(config: ExportConfig) -> dict[str, Any]:
     documents = Documents.open(config.documents) if config.documents is not None else None
     if documents is None and config.format != "hf-dataset":
         raise ConfigError(f"--format {config.format} holds the text of documents: name the corpus with --documents.")
-    if config.format == "list" and config.negatives < 1:
-        raise ConfigError(f"--format list ranks documents: --negatives must be 1 or more; found {config.negatives}.")
+    if config.format in NEED_NEGATIVES and config.negatives < 1:
+        raise ConfigError(f"--format {config.format} puts other documents beside a query's own: --negatives must be 1 or more; found "
+                          f"{config.negatives}.")
     inputs = {"queries": queries.fingerprint} | ({"documents": documents.fingerprint} if documents is not None else {})
     folder = OutputFolder.begin(config.out, "export", identity(config), inputs)
     if folder.done:

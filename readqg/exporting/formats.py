@@ -39,19 +39,18 @@ class Export:
                 self.counts["left_out_relevance"] += 1
 
     def with_negatives(self) -> Iterator[tuple[Written, list[Document]]]:
-        """Queries at r = 1, each with other documents: drawn at random, or those that it finds."""
-        if self.config.negatives_from == "random":
-            random = RandomDocuments(self.documents, self.config.negatives, self.config.seed)
-            return ((row, random.draw(row)) for row in self.positives())
-        return ((row, self._found(row)) for row in self.positives())
+        """Queries at r = 1, each with other documents, drawn at random, or those that it finds. One with none is counted as left out:
+        the tools that ask for negatives divide by their number."""
+        config = self.config
+        draw = RandomDocuments(self.documents, config.negatives, config.seed).draw if config.negatives_from == "random" else self._found
+        for row in self.positives():
+            others = draw(row)
+            if others:
+                yield row, others
+            self.counts["left_out_no_negative"] += not others
 
     def _found(self, row: Written) -> list[Document]:
         return [Document(**found) for found in self.documents.table(row.found[: self.config.negatives]).to_pylist()]
-
-    def counted(self, others: list[Document]) -> bool:
-        """Whether there are any; else the query is counted as left out."""
-        self.counts["left_out_no_negative"] += not others
-        return bool(others)
 
     def write(self, path: Path, rows: Iterable[dict[str, Any]]) -> None:
         """JSON lines, counted as `rows`."""
@@ -79,21 +78,22 @@ def to_pairs(export: Export, folder: Path) -> None:
 def to_list(export: Export, folder: Path) -> None:
     """`train.jsonl`: query, documents, labels (1 and zeros), for CrossEncoderTrainer with LambdaLoss, ListNetLoss and their like. Beside a
     query's own document are `negatives` others; queries at r = 0, and those with no other document, are left out."""
-    found = ((w, [w.document, *others]) for w, others in export.with_negatives() if export.counted(others))
+    found = ((w, [w.document, *others]) for w, others in export.with_negatives())
     export.write(folder / "train.jsonl", (
         {"query": w.query, "documents": [d.whole for d in listed], "labels": [1.0] + [0.0] * (len(listed) - 1)} for w, listed in found))
 
 
 def to_flagembedding(export: Export, folder: Path) -> None:
     """`train.jsonl`: query, pos, neg: lists of texts. `neg` are other documents; FlagEmbedding advises random ones where there are no
-    better, and has a script that mines harder ones. Queries at r = 0 are left out."""
+    better, and has a script that mines harder ones. Queries at r = 0, and those with no other document, are left out."""
     export.write(folder / "train.jsonl", (
         {"query": w.query, "pos": [w.document.whole], "neg": [d.whole for d in others]} for w, others in export.with_negatives()))
 
 
 def to_tevatron(export: Export, folder: Path) -> None:
-    """`train.jsonl`: query_id, query, positive_passages, negative_passages: lists of docid, title, text. The negatives are other
-    documents. Queries at r = 0 are left out."""
+    """`train.jsonl`: query_id, query, positive_passages, negative_passages: lists of docid, title, text, the form that Tevatron reads
+    without a corpus of its own beside it. The negatives are other documents. Queries at r = 0, and those with no other document, are
+    left out."""
     export.write(folder / "train.jsonl", (
         {"query_id": w.query_id, "query": w.query, "positive_passages": [_passage(w.document)],
          "negative_passages": [_passage(d) for d in others]} for w, others in export.with_negatives()))
@@ -124,6 +124,7 @@ def _passage(document: Document) -> dict[str, str]:
     return {"docid": document.doc_id, "title": document.title, "text": document.text}
 
 
+NEED_NEGATIVES = ("list", "flagembedding", "tevatron")
 FORMATS: dict[str, Callable[[Export, Path], None]] = {
     "triplets": to_triplets, "pairs": to_pairs, "list": to_list, "flagembedding": to_flagembedding, "tevatron": to_tevatron,
     "beir": to_beir,

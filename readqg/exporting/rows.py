@@ -107,12 +107,10 @@ class RandomDocuments:
         if documents.rows > _POOL:
             pool = np.random.Generator(np.random.Philox(key=stable_hash("negatives", seed)))
             rows = np.sort(pool.choice(documents.rows, _POOL, replace=False))
-        self._pool = documents.take(rows.tolist()) if number else documents.read(0, 0)
+        self._pool = documents.take(rows.tolist())
 
     def draw(self, of: Written) -> list[Document]:
         """None of them is the query's own document."""
-        if not self.number:
-            return []
         random = np.random.Generator(np.random.Philox(key=stable_hash(of.query_id, self.seed)))
         drawn = random.choice(self._pool.num_rows, self.number + 1, replace=False)
         others = [Document(**row) for row in self._pool.take(drawn).to_pylist()]

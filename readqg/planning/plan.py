@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import resource
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -154,7 +155,8 @@ def _memory(stage: Estimate, corpus: Corpus, config: PlanConfig, found: Calibrat
 
 def _measured() -> float:
     """Peak resident bytes of this process, which has had the models in it (0 where nothing was measured)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 * 0.75
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit * 0.75
 
 
 def _print(summary: dict[str, Any]) -> None:

@@ -141,7 +141,7 @@ async def sit(page, url, server, session):
     assert session.config.a in text and session.config.b in text
     found = preference(judgments.wins("a"), judgments.wins("b"))
     assert summary["verdict"].capitalize() in text
-    assert f"B is better in {100 * found.share:.1f} % of the queries without a tie" in text
+    assert f"B is better in {100 * found.share:.1f} % of the first {summary['tested']} queries without a tie" in text
     assert f"(95 % interval {100 * found.low:.1f} % to {100 * found.high:.1f} %; exact sign test p = {found.p:.3f})" in text
     await shoot(page, "end")
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from readqg.comparing.rankings import Rankings, left_of
+from readqg.comparing.rankings import Rankings
 from readqg.config import Compute, RankConfig, RetrieveConfig, identity
 from readqg.corpus import Documents, read_texts
 from readqg.errors import ConfigError, InputError, ModelError
@@ -75,13 +75,17 @@ def test_an_empty_or_endless_query_is_refused(folder, text):
         Rankings(config_of(folder)).id_of(text)
 
 
-def test_sides_depend_on_the_seed_and_the_query_alone_and_are_even(folder):
+def test_sides_depend_on_the_pair_the_seed_and_the_query_alone_and_are_even(folder):
     ids = [f"typed-{number}" for number in range(400)]
-    lefts = [left_of(query_id, 0) for query_id in ids]
-    assert lefts == [left_of(query_id, 0) for query_id in ids] != [left_of(query_id, 1) for query_id in ids]
+    one, again, seeded, other = (Rankings(config_of(folder, **given)) for given in ({}, {}, {"seed": 1}, {"a": "bm25"}))
+    lefts = [one.left_of(query_id) for query_id in ids]
+    assert lefts == [again.left_of(query_id) for query_id in ids]
+    for another in (seeded, other):
+        assert 160 < sum(another.left_of(query_id) == left for query_id, left in zip(ids, lefts, strict=True)) < 240
     assert 160 < lefts.count("a") < 240  # 4 standard deviations of a fair coin
     assert 160 < sum(one != following for one, following in pairwise(lefts)) < 240
-    assert opened(folder, a="bm25", seed=3).rank("q", "zzz").left == left_of("q", 3)
+    third = opened(folder, a="bm25", seed=3)
+    assert third.rank("q", "zzz").left == third.left_of("q")
 
 
 def test_queries_come_in_an_order_of_their_own_that_a_restart_keeps(folder):

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 
 from readqg.comparing import results
 from readqg.comparing.judgments import Shown
-from readqg.comparing.rankings import Rankings, left_of
+from readqg.comparing.rankings import Rankings
 from readqg.comparing.server import KEY_HEADER, Server, serve
 from readqg.errors import FolderError
 from tests.comparing.collection import HOSTILE, QUERIES, session_of, write_collection
@@ -88,10 +88,11 @@ def test_loaded_queries_are_gone_through_and_choices_count(collection, out):
             progress = (await client.post("choice", {"query_id": view["query_id"], "choice": choice}))["progress"]
         assert seen == list(session.rankings.queries)[:4]
         assert (progress["judged"], progress["decided"], progress["ties"], progress["skipped"]) == (3, 2, 1, 1)
-        right = "b" if left_of(seen[1], 0) == "a" else "a"
-        winners = [left_of(seen[0], 0), right]
+        left_of = session.rankings.left_of
+        right = "b" if left_of(seen[1]) == "a" else "a"
+        winners = [left_of(seen[0]), right]
         wins = winners.count("a"), winners.count("b")
-        assert json.loads((await client.get("/api/result"))[1]) == {"more_wins": max(wins), "fewer_wins": min(wins), "p": 1.0}
+        assert json.loads((await client.get("/api/result"))[1]) == {"more_wins": max(wins), "fewer_wins": min(wins), "p": 1.0, "tested": 2}
         found = await client.post("end")
         assert (found["wins_a"], found["wins_b"]) == wins
 
