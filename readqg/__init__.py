@@ -4,9 +4,53 @@ Every stage is a function of its config: `readqg.generate(readqg.config.Generate
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and editors
+    from readqg.api import (
+        clean,
+        compare,
+        coverage,
+        doctor,
+        evaluate,
+        experiment,
+        export,
+        few_shot,
+        fuse,
+        generate,
+        import_corpus,
+        import_queries,
+        inspect,
+        label,
+        pairs,
+        plan,
+        push,
+        quality,
+        rank,
+        ratio,
+        retrieve,
+        retrieve_dense,
+        round_trip,
+        run,
+        score_queries,
+        select,
+        submit,
+        train_generator,
+        train_reranker,
+        tune_generator,
+        tune_pipeline,
+        tune_reranker,
+        verify,
+    )
+    from readqg.reranker.trainer_loss import RelevanceAwareLoss
 
 __version__ = "0.1.0"
+__all__ = [
+    "RelevanceAwareLoss", "clean", "compare", "coverage", "doctor", "evaluate", "experiment", "export", "few_shot", "fuse", "generate",
+    "import_corpus", "import_queries", "inspect", "label", "pairs", "plan", "push", "quality", "rank", "ratio", "retrieve",
+    "retrieve_dense", "round_trip", "run", "score_queries", "select", "submit", "train_generator", "train_reranker", "tune_generator",
+    "tune_pipeline", "tune_reranker", "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,3 +61,7 @@ def __getattr__(name: str) -> Any:
     if not hasattr(api, name):
         raise AttributeError(f"module 'readqg' has no attribute {name!r}")
     return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -96,7 +96,7 @@ def generate(config: c.GenerateConfig) -> Summary:
 
 def coverage(config: c.CoverageConfig) -> Summary:
     """Documents spread over a corpus, by clusters of their embeddings, to write queries for."""
-    from readqg.coverage import cover
+    from readqg.covering import cover
     from readqg.engine import data
 
     return cover(config, lambda stage, folder: data.run_into(stage, folder, config.compute))
@@ -117,7 +117,7 @@ def select(config: c.SelectConfig) -> Summary:
 def round_trip(config: c.RoundTripConfig) -> Summary:
     """Every generated query asked back of the corpus by BM25: for filters and mined negatives of `train-reranker`."""
     from readqg import local
-    from readqg.round_trip import RoundTripStage
+    from readqg.round_trips import RoundTripStage
     from readqg.shards import OutputFolder
 
     stage = RoundTripStage(config)
@@ -130,6 +130,14 @@ def ratio(config: c.RatioConfig) -> Summary:
     from readqg.generator.ratio import RatioStage
 
     return data.run(RatioStage(config), config)
+
+
+def score_queries(config: c.ScoreQueriesConfig) -> Summary:
+    """Every generated query scored with its own document by the model that is to be trained: for a filter of `train-reranker`."""
+    from readqg.engine import data
+    from readqg.start_scores import ScoreQueriesStage
+
+    return data.run(ScoreQueriesStage(config), config)
 
 
 def train_reranker(config: c.TrainRerankerConfig) -> Summary:
@@ -296,13 +304,13 @@ def run(config: c.RunConfig) -> Summary:
 
 def experiment(config: c.ExperimentConfig) -> Summary:
     """Recipes on collections with several seeds, from one YAML file: tables with intervals and tests of significance."""
-    from readqg.experiment import experiment as run_experiment
+    from readqg.experiments import experiment as run_experiment
 
     return run_experiment(config)
 
 
 def experiment_cells(config: c.ExperimentConfig) -> list[str]:
     """The names of an experiment's cells in the order in which they are done, their settings resolved; raises `ConfigError` for a fault."""
-    from readqg.experiment.matrix import cells_of, read_matrix
+    from readqg.experiments.matrix import cells_of, read_matrix
 
     return [cell.name for cell in cells_of(read_matrix(config.file))]

@@ -25,8 +25,9 @@ def tokens_for(device: torch.device | str, batch_tokens: int) -> int:
     return min(batch_tokens, CPU_BATCH_TOKENS) if torch.device(device).type == "cpu" else batch_tokens
 
 
-def token_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Rows grouped so that padding wastes little: lists of indices into `lengths`, longest rows first.
+def token_batches(lengths: Sequence[int], max_tokens: int, alike: bool = False) -> list[list[int]]:
+    """Rows grouped so that padding wastes little: lists of indices into `lengths`, longest rows first; with `alike`, all rows of a batch
+    are of one length, so that there is none and attention needs no mask.
 
     A batch's padded tokens (its longest row x its rows) are at most `max_tokens`, unless one row alone is longer: that row
     is a batch of its own. Every index is in one batch; the result depends on the arguments alone. The longest come first so
@@ -34,7 +35,7 @@ def token_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     batches: list[list[int]] = []
     width = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if not batches or width * (len(batches[-1]) + 1) > max_tokens:
+        if not batches or width * (len(batches[-1]) + 1) > max_tokens or (alike and lengths[index] != width):
             batches.append([])
             width = lengths[index]
         batches[-1].append(index)

@@ -51,6 +51,7 @@ COMMANDS: dict[str, Command] = {
     "select": Command(config.SelectConfig, api.select, "A corpus"),
     "round-trip": Command(config.RoundTripConfig, api.round_trip, "A corpus"),
     "ratio": Command(config.RatioConfig, api.ratio, "A corpus"),
+    "score-queries": Command(config.ScoreQueriesConfig, api.score_queries, "A corpus"),
     "train-reranker": Command(config.TrainRerankerConfig, api.train_reranker, "A corpus", starts_from="start"),
     "retrieve": Command(config.RetrieveConfig, api.retrieve, "A corpus"),
     "retrieve-dense": Command(config.DenseConfig, api.retrieve_dense, "A corpus"),

@@ -18,8 +18,11 @@ from readqg.reranker.sampling import SAME_RELEVANCE
 from readqg.shards import InputFolder, open_input
 
 _BEGINNING_CHARS = 100
-_NUMBERS = ("r", "nats/token", "times", "score", "words")
+_NUMBERS = ("r", "nats/token", "times", "score", "words", "rank", "ratio", "start's score")
 _DOCUMENT = ("doc_id", "title", "text")
+_ADDED: dict[str, type[pl.DataType]] = {"rank": pl.Int32, "ratio": pl.Float32, "start_score": pl.Float32}
+_MADE_BY = {"rank": "round-trip", "ratio": "ratio", "start_score": "score-queries"}
+_NOT_FOUND = 1_000_000
 _COLUMNS = ("doc_id", "relevance", "sample", "query", "log_likelihood", "n_tokens", "error")
 
 
@@ -28,13 +31,19 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
 
     `queries` of the folder, of them `distinct` (case and spaces aside), `empty` and with `errors`; `matching`; and `rows`, those
     shown: doc_id, relevance, sample, query, `per_token` (log-likelihood a token, nats), `times` that the query occurs, `score`
-    (null without `quality`), `beginning` of the document (null without `documents`), error; of documents `documents`, of them `empty`,
+    (null without `quality`), `rank`, `ratio` and `start_score` (null where the folder has not what `readqg round-trip`, `ratio` and
+    `score-queries` add), `beginning` of the document (null without `documents`), error; of documents `documents`, of them `empty`,
     `median_words`, `matching` and `rows`: doc_id, words, title, beginning. Raises `InputError` where a folder cannot be read,
     `ConfigError` for a pattern that is none."""
     if set(_DOCUMENT) <= set(open_input(config.queries).schema.names):
         return _documents(config)
     folder = open_input(config.queries, _COLUMNS)
-    queries = _scan(folder, _COLUMNS).with_columns(
+    added = {name: dtype for name, dtype in _ADDED.items() if name in folder.schema.names}
+    if config.sort in _ADDED and config.sort not in added:
+        raise ConfigError(f"--sort {config.sort}: {config.queries} has no such column; give what `readqg {_MADE_BY[config.sort]}` made of "
+                          "it.")
+    queries = _scan(folder, (*_COLUMNS, *added)).with_columns(
+        *(pl.lit(None, dtype).alias(name) for name, dtype in _ADDED.items() if name not in added),
         per_token=pl.col("log_likelihood") / pl.col("n_tokens"),
         same=pl.col("query").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars(),
     )
@@ -45,14 +54,18 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
     else:
         queries = _scored(queries, open_input(config.quality, ("doc_id", "rel_plus", "rel_minus")))
     kept = queries.filter(*_filters(config))
+    upside = pl.when(pl.col("relevance") < 0.5).then(-1).otherwise(1)
     order = {
-        "likelihood": [pl.col("per_token")],
-        "score": [pl.col("score") * pl.when(pl.col("relevance") < 0.5).then(-1).otherwise(1)],
+        "likelihood": [pl.col("per_token"), -pl.col("times").cast(pl.Int64)],  # of queries made elsewhere there is no likelihood
+        "score": [pl.col("score") * upside],
         "times": [-pl.col("times").cast(pl.Int64), pl.col("same")],
+        "rank": [-pl.when(pl.col("same") != "").then(pl.col("rank").fill_null(_NOT_FOUND)).cast(pl.Int64) * upside],
+        "ratio": [pl.col("ratio") * upside],
+        "start_score": [pl.col("start_score") * upside],
     }["times" if config.duplicates and config.sort == "likelihood" else config.sort]
     shown = kept.sort(*order, "doc_id", "relevance", "sample", nulls_last=True)
     shown = (shown.head(config.limit) if config.limit else shown).select(
-        "doc_id", "relevance", "sample", "query", "per_token", "times", "score", "error")
+        "doc_id", "relevance", "sample", "query", "per_token", "times", "score", *_ADDED, "error")
     totals = queries.select(
         queries=pl.len(), distinct=pl.col("hash").filter(pl.col("same") != "").n_unique(), empty=(pl.col("same") == "").sum(),
         errors=pl.col("error").is_not_null().sum(),
@@ -136,9 +149,10 @@ def _found(grep: str, column: pl.Expr) -> pl.Expr:
 
 
 def _table(rows: pl.DataFrame) -> None:
-    columns = {"document": "doc_id", "r": "relevance", "nats/token": "per_token", "times": "times", "score": "score", "query": "query",
-               "the document begins": "beginning"}
-    there = {title: name for title, name in columns.items() if name not in ("score", "beginning") or rows[name].is_not_null().any()}
+    columns = {"document": "doc_id", "r": "relevance", "nats/token": "per_token", "times": "times", "score": "score", "rank": "rank",
+               "ratio": "ratio", "start's score": "start_score", "query": "query", "the document begins": "beginning"}
+    always = ("doc_id", "relevance", "times", "query")
+    there = {title: name for title, name in columns.items() if name in always or rows[name].is_not_null().any()}
     told = [tuple(_cell(name, row) for name in there.values()) for row in rows.iter_rows(named=True)]
     _print(tuple(there), told, "No query fits.")
 

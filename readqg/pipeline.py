@@ -4,9 +4,9 @@
 OUT/corpus/{documents,queries,judgments}   imported
 OUT/rounds                                 where the number of documents is chosen: what was made for each
 OUT/chosen                                 the documents to write queries for, where they are not drawn by a hash
-OUT/queries                                generated, r = 1 and r = 0
-OUT/select, OUT/round-trip, OUT/ratio      those that are like real ones, asked back of the corpus, with their likelihood ratio;
-                                           each where the settings need it
+OUT/queries                                generated, r = 1 and r = 0; or those of `queries`, written elsewhere
+OUT/select, OUT/round-trip, OUT/ratio      those that are like real ones, asked back of the corpus, with their likelihood ratio,
+OUT/score-queries                          with the start's score; each where the settings need it
 OUT/reranker                               the tuned cross-encoder, with its guard
 OUT/bm25, OUT/start, OUT/tuned             runs, where the corpus comes with queries
 OUT/dense, OUT/first                       what a bi-encoder finds, and the best of it and of BM25, where `candidates` asks for them
@@ -42,9 +42,10 @@ MEASURES = ("nDCG@10", "R@100", "RR@10")
 
 def run(config: c.RunConfig) -> dict[str, Any]:
     """From documents to a re-ranker, a ranking and a report; returns what is written to OUT/summary.json."""
-    config.reranker.check_asked(config.generate.relevances)
+    if config.queries is None:
+        config.reranker.check_asked(config.generate.relevances)
+        prompts_of(config)
     out = place_of(config.out)
-    prompts_of(config)
     steps = Steps(config, out / "corpus")
     clock = Clock(out / "_seconds.json")
     with clock.stage("import"):
@@ -126,6 +127,8 @@ def _cuts(config: c.RunConfig, documents: int) -> list[str]:
     if config.max_documents is not None and config.max_documents < documents:
         how = "drawn by a stable hash" if config.sampling == "hash" else "spread over the corpus"
         cuts.append(f"queries written for at most {config.max_documents} documents, {how}")
+    if config.queries is not None:
+        cuts.append("queries written elsewhere")
     if config.max_queries is not None:
         cuts.append(f"at most {config.max_queries} judged queries, drawn by a stable hash")
     if config.retrieve.top_k != 100:

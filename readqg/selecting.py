@@ -16,10 +16,9 @@ import pyarrow as pa
 from readqg.config import SelectConfig
 from readqg.corpus import input_fingerprint, read_texts
 from readqg.errors import InputError
-from readqg.places import place_of
 from readqg.query_rows import QueryRowsStage
 from readqg.random_rows import in_order
-from readqg.shards import sha256_file, stable_hash
+from readqg.shards import stable_hash
 
 COLUMNS = ("doc_id", "relevance", "sample", "query", "error")
 _LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 13, 17, 24)
@@ -77,7 +76,7 @@ class SelectStage(QueryRowsStage):
         self._target = np.bincount([form(query) for query in real], minlength=FORMS) / len(real)
 
     def inputs(self) -> dict[str, str]:
-        return {**super().inputs(), "like": _fingerprint(self.config.like)}
+        return {**super().inputs(), "like": input_fingerprint(self.config.like, "queries")}
 
     def read(self, index: int) -> pa.Table:
         rows = super().read(index)
@@ -127,16 +126,9 @@ class SelectStage(QueryRowsStage):
 
 
 def _real(path: str) -> list[str]:
-    place = place_of(path)
-    try:
-        lines = place.read_text().splitlines() if place.suffix == ".txt" else read_texts(path).values()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}). Give a .txt file of a query a line, or what `readqg import` reads.") from error
-    found = [line for line in lines if line.strip()]
+    found = [text for text in read_texts(path).values() if text.strip()]
     if not found:
         raise InputError(f"{path} holds no queries. Give some real ones, one a line: a few hundred tell what theirs are like.")
     return found
 
 
-def _fingerprint(path: str) -> str:
-    return sha256_file(place_of(path)) if place_of(path).suffix == ".txt" else input_fingerprint(path, "queries")

@@ -109,6 +109,10 @@ class Steps:
     def generate(self, out: Place, documents: Place | None = None) -> dict[str, Any]:
         return api.generate(self.generate_config(out, documents))
 
+    def import_queries(self, out: Place) -> dict[str, Any]:
+        """Queries that were written elsewhere, instead of `generate`."""
+        return api.import_queries(c.ImportQueriesConfig(source=self.config.queries or "", documents=self.documents, out=str(out)))
+
     def select(self, queries: Place, out: Place) -> dict[str, Any]:
         places = {"queries": str(queries), "like": self.config.queries_like or "", "out": str(out)}
         return api.select(c.SelectConfig(**places, seed=self.config.generate.seed))
@@ -120,6 +124,10 @@ class Steps:
     def ratio(self, queries: Place, out: Place) -> dict[str, Any]:
         places = {"queries": str(queries), "out": str(out), "prompts": prompts_of(self.config), "backbone": self.config.backbone}
         return api.ratio(self._stage(c.RatioConfig, self.ratio_settings, places))
+
+    def score_queries(self, queries: Place, out: Place) -> dict[str, Any]:
+        places = {"queries": str(queries), "out": str(out), "model": self.config.start}
+        return api.score_queries(self._stage(c.ScoreQueriesConfig, self.config.score_queries, places))
 
     @property
     def ratio_settings(self) -> c.RatioSettings:
@@ -135,11 +143,15 @@ class Steps:
             (self.config.queries_like is not None, Pass("select", like, self.select)),
             (self.config.reranker.needs_round_trip, Pass("round-trip", (self.config.round_trip,), self.round_trip)),
             (self.config.reranker.needs_ratio, Pass("ratio", (self.ratio_settings,), self.ratio)),
+            (self.config.reranker.needs_scores, Pass("score-queries", (self.config.score_queries, self.config.start), self.score_queries)),
         ]
         return [step for needed, step in every if needed]
 
     def write(self, out: Place) -> None:
-        """OUT/queries, and OUT/chosen where documents are not drawn by a hash."""
+        """OUT/queries, generated or imported, and OUT/chosen where documents are not drawn by a hash."""
+        if self.config.queries is not None:
+            self.import_queries(out / "queries")
+            return
         chosen = out / "chosen" if self.config.sampling == "coverage" else None
         if chosen:
             self.choose(chosen)
@@ -160,8 +172,9 @@ class Steps:
     def train(self, queries: Place, out: Place) -> dict[str, Any]:
         return api.train_reranker(self.train_config(queries, out))
 
-    def rank(self, run: Place, model: str, out: Place) -> dict[str, Any]:
-        places = {"run": str(run), "queries": self.queries, "out": str(out), "model": model}
+    def rank(self, run: Place, model: str, out: Place, queries: str | None = None) -> dict[str, Any]:
+        """`queries`: other ones than the corpus's own."""
+        places = {"run": str(run), "queries": queries or self.queries, "out": str(out), "model": model}
         return api.rank(self._stage(c.RankConfig, self.config.rank, places))
 
     def fusion_weight(self, tuned: Place | None, of: Literal["start", "tuned"]) -> float:

@@ -22,6 +22,8 @@ class TrainStage:
     seed: int
     most_workers: int = 1
     """More workers than this would find nothing to do in a batch."""
+    counts: Mapping[str, int] = {}
+    """What of its inputs is used, and what is not: beside the steps in `_SUCCESS`."""
     keeps_start = True  # False: the best weights are those of a validation after the first step, even if the start's was better
 
     def inputs(self) -> dict[str, str]:

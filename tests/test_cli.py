@@ -189,3 +189,18 @@ def test_a_value_that_is_not_allowed_is_said_in_one_line_with_its_flag(capsys, f
     with pytest.raises(SystemExit) as stop:
         cli.main(["run", "--corpus", "x", "--out", "y", *flags])
     assert stop.value.code == 2 and capsys.readouterr().err == said + "\n"
+
+
+def test_what_the_package_offers_is_what_its_api_has():
+    import inspect
+    import pkgutil
+
+    import readqg
+    from readqg import api
+
+    own = {name for name, found in vars(api).items()
+           if inspect.isfunction(found) and found.__module__ == api.__name__ and not name.startswith("_")} - {"experiment_cells"}
+    assert own | {"RelevanceAwareLoss"} == set(readqg.__all__) <= set(dir(readqg))
+    assert [name for name in own if getattr(readqg, name) is not getattr(api, name)] == []
+    modules = {module.name for module in pkgutil.iter_modules(readqg.__path__)}
+    assert not modules & own, "a module that is imported would stand in the function's place"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from readqg import config as c
 from readqg import local
-from readqg.coverage import cover, spread
+from readqg.covering import cover, spread
 from readqg.errors import ConfigError
 from readqg.shards import open_input
 from tests.builders import tiny_bi_encoder

@@ -65,7 +65,7 @@ def test_threads_are_those_asked_for_or_the_cores_shared_among_workers() -> None
 
 def test_what_only_workers_need_is_imported_there() -> None:
     """Importing transformers takes seconds, and a driver that scores nothing waits for nothing."""
-    driver = "import readqg.labeling.label, readqg.ranking, readqg.fusion, readqg.round_trip, readqg.pipeline, readqg.engine.data, sys"
+    driver = "import readqg.labeling.label, readqg.ranking, readqg.fusion, readqg.round_trips, readqg.pipeline, readqg.engine.data, sys"
     found = subprocess.run([sys.executable, "-c", f"{driver}; print({{'torch', 'transformers'}} & set(sys.modules))"],
                            capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"

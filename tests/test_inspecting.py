@@ -123,3 +123,25 @@ def test_the_command_gives_rows_as_json(queries, capsys):
         cli.main(["inspect", queries, "--relevance", "1", "--limit", "1", "--json"])
     said = json.loads(capsys.readouterr().out)
     assert stop.value.code == 0 and [row["doc_id"] for row in said["rows"]] == ["d2"]
+
+
+def test_what_later_stages_added_is_shown_and_sorted_by(tmp_path, capsys):
+    schema = pa.schema([*QUERIES, ("rank", pa.int32()), ("ratio", pa.float32()), ("start_score", pa.float32())])
+    added = [(1.0, 1, 4.0, 2.0), (1.0, None, -1.0, 3.0), (1.0, 7, 2.0, -5.0), (0.0, 2, 3.0, 1.0)]
+    rows = [{"doc_id": f"d{i}", "relevance": r, "sample": 0, "query": f"q{i}", "log_likelihood": None, "n_tokens": None, "error": None,
+             "rank": rank, "ratio": ratio, "start_score": score} for i, (r, rank, ratio, score) in enumerate(added)]
+    folder = str(write_folder(tmp_path / "all", rows, schema))
+    assert shown(folder, sort="rank", relevance=1.0) == ["q1", "q2", "q0"] and shown(folder, sort="rank", relevance=0.0) == ["q3"]
+    assert shown(folder, sort="ratio", relevance=1.0) == ["q1", "q2", "q0"]
+    assert shown(folder, sort="start_score", relevance=1.0) == ["q2", "q0", "q1"]
+    told = capsys.readouterr().err
+    assert "start's score" in told and "nats/token" not in told, "a column that is empty is left out"
+    bare = str(write_folder(tmp_path / "bare", [{k: v for k, v in row.items() if k in QUERIES.names} for row in rows], QUERIES))
+    with pytest.raises(ConfigError, match=r"--sort rank: .* no such column; give what `readqg round-trip` made of it"):
+        shown(bare, sort="rank")
+
+
+def test_queries_made_elsewhere_come_by_how_often_they_occur(tmp_path):
+    rows = [{"doc_id": f"d{i}", "relevance": 1.0, "sample": 0, "query": query, "log_likelihood": None, "n_tokens": None, "error": None}
+            for i, query in enumerate(["once", "twice", "once again", "twice"])]
+    assert shown(str(write_folder(tmp_path / "queries", rows, QUERIES)))[:2] == ["twice", "twice"]

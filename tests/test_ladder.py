@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 
 import pyarrow as pa
@@ -212,3 +213,22 @@ def test_the_tries_of_a_committed_shard_are_forgotten(folder):
     assert one_try(Fragile(lambda rows: True), folder) is None
     folder.commit(0, 1, compute_shard(Fragile(), TABLE))
     assert list((folder.path / "_attempts").iterdir()) == []
+
+
+def test_a_folder_that_another_driver_finishes_meanwhile_ends_no_try(folder, monkeypatch):
+    from readqg.shards import attempts
+
+    real, calls = attempts.create, []
+
+    def create(path, content):
+        if not calls:
+            shutil.rmtree(folder.path / "_attempts")  # as who finishes it does, between this driver's looking and its writing
+        calls.append(path)
+        return real(path, content)
+
+    monkeypatch.setattr(attempts, "create", create)
+    with attempt(folder.path, folder.run_id, 7) as begun:
+        assert len(calls) == 2 and begun.path.exists()
+        shutil.rmtree(folder.path / "_attempts")
+        begun.note(3)
+        assert json.loads(begun.path.read_text())["row"] == 3

@@ -66,6 +66,18 @@ def test_a_bi_encoder_joins_in_finding_candidates(place, tmp_path, ray_here):
     assert "BM25 + bi-encoder" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.slow
+def test_queries_made_elsewhere_take_the_place_of_generated_ones(place, tmp_path, ray_here):
+    rows = [{"doc_id": f"d{i}", "query": f"about {TOPICS[i % 6]} {i}"} for i in range(20)]
+    (tmp_path / "made.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(place, tmp_path / "out", "--queries", str(tmp_path / "made.jsonl"), "--reranker.w-mr", "0") == 0
+    found = open_input(tmp_path / "out" / "queries").read().to_pylist()
+    assert {(row["doc_id"], row["query"]) for row in found} == {(row["doc_id"], row["query"]) for row in rows}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert "queries written elsewhere" in summary["cut"] and summary["evaluation"]["runs"].keys() >= {"start", "tuned"}
+    assert (tmp_path / "out" / "report.html").exists()
+
+
 def test_every_stage_leaves_its_folder_and_verifies(out, capsys):
     for name in ("corpus/documents", "corpus/queries", "corpus/judgments", "bm25", "queries", "reranker", "start", "tuned", "tuned-fused"):
         assert (out / name / "_SUCCESS").exists(), name

@@ -101,6 +101,22 @@ def test_mining_by_negatives_without_them_is_refused():
             make(RunConfig, {"reranker": {"mined_by": "negative", **settings}})
 
 
+def test_mined_documents_may_be_random_ones(tmp_path):
+    stage = RerankerTraining(reranker_config(tmp_path, mined=3, mined_by="random", w_mr=0.0, held_out_share=0.3))
+    held_out = {doc_id for _, doc_id in stage._held_out_examples.doc_ids()}
+    drawn = set()
+    for number in range(2 * stage.batches.per_epoch):
+        triples = stage.batches.triples(number)
+        for triple in triples:
+            mined = stage._maker.mined(triple, triples, number)
+            assert len(set(mined)) == 3 and triple.doc_id not in mined and not held_out & set(mined)
+            assert mined == stage._maker.mined(triple, triples, number)
+            drawn |= set(mined)
+    assert drawn == set(DOCUMENTS) - held_out
+    with pytest.raises(ConfigError, match="mined_by: random needs mined"):
+        make(RunConfig, {"reranker": {"mined_by": "random"}})
+
+
 def test_no_mined_document_is_held_out(tmp_path):
     rows = [query_row(doc_id, 1.0, f"number {doc_id[1:]}") for doc_id in DOCUMENTS]  # each finds every document
     config = round_trip(reranker_config(tmp_path, rows, held_out_share=0.5), tmp_path)

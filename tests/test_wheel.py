@@ -15,7 +15,7 @@ from tests.builders import tiny_models
 
 IN_THE_WHEEL = [
     "readqg/py.typed", "readqg/evaluation/report/report.html.j2", "readqg/evaluation/report/report.css", "readqg/comparing/page.html.j2",
-    "readqg/comparing/page.js", "readqg/comparing/page.css", "readqg/reranker/card.md.j2", "readqg/experiment/tables.html.j2",
+    "readqg/comparing/page.js", "readqg/comparing/page.css", "readqg/reranker/card.md.j2", "readqg/experiments/tables.html.j2",
     "readqg/exporting/dataset_card.md.j2", "readqg/sample/README.md", "readqg/sample/corpus/corpus.jsonl.gz",
     "readqg/sample/corpus/qrels/test.tsv", "readqg/sample/prompts/prompts.json", "readqg/sample/prompts/prompts.safetensors",
 ]

@@ -30,7 +30,7 @@ from readqg.config.commands import (
 )
 from readqg.config.comparing import CompareConfig
 from readqg.config.exchange import ExportConfig, ImportConfig, ImportQueriesConfig, ImportSettings
-from readqg.config.experiment import BiEncoderSettings, Collection, ExperimentConfig, Matrix, MiningSettings, Recipe
+from readqg.config.experiment import BiEncoderSettings, Collection, ExperimentConfig, GuardSettings, Matrix, MiningSettings, Recipe
 from readqg.config.machine import (
     FLAN_T5,
     MINILM_ENCODER,
@@ -79,6 +79,8 @@ from readqg.config.stages import (
     RetrieveSettings,
     RoundTripConfig,
     RoundTripSettings,
+    ScoreQueriesConfig,
+    ScoreQueriesSettings,
     ScoreSettings,
     SelectConfig,
 )
@@ -124,6 +126,7 @@ __all__ = [
     "GenerateSettings",
     "GeneratorSettings",
     "GeneratorSpace",
+    "GuardSettings",
     "ImportConfig",
     "ImportQueriesConfig",
     "ImportSettings",
@@ -154,6 +157,8 @@ __all__ = [
     "RoundTripConfig",
     "RoundTripSettings",
     "RunConfig",
+    "ScoreQueriesConfig",
+    "ScoreQueriesSettings",
     "ScoreSettings",
     "SelectConfig",
     "Settings",

@@ -20,6 +20,7 @@ from readqg.config.stages import (
     RatioSettings,
     RetrieveSettings,
     RoundTripSettings,
+    ScoreQueriesSettings,
 )
 from readqg.config.training import FEWEST_DOCUMENTS, RerankerSettings, RerankerTrainSettings
 
@@ -30,10 +31,12 @@ class VerifyConfig(Settings):
 
 
 class InspectConfig(Settings):
-    """Which of all these queries are bad? The least likely come first. Of a documents folder: its documents, the shortest first."""
+    """Which of all these queries are bad? The least likely come first, or by `sort` those that other signs speak against. Of a documents
+    folder: its documents, the shortest first."""
 
     queries: Location
-    """A queries folder, or a documents folder (of the other fields `grep` and `limit` are for both)."""
+    """A queries folder, such as OUT/queries, or what `round-trip`, `ratio` or `score-queries` made of one; or a documents folder (of the
+    other fields `grep` and `limit` are for both)."""
     documents: OptionalLocation = None
     """The documents folder of the queries: adds the beginning of each query's document."""
     quality: OptionalLocation = None
@@ -50,8 +53,9 @@ class InspectConfig(Settings):
     """Only rows with an error."""
     grep: str | None = None
     """Only queries, or documents, in which this regular expression is found, case aside."""
-    sort: Literal["likelihood", "score", "times"] = "likelihood"
-    """What comes first: the least likely, the worst judged for their r (needs `quality`), or the most frequent."""
+    sort: Literal["likelihood", "score", "times", "rank", "ratio", "start_score"] = "likelihood"
+    """What comes first: the least likely; the worst judged for their r (needs `quality`); the most frequent; or, of a folder that has
+    these, what is worst for its r by the place at which it finds its document, by the likelihood ratio, or by the start's score."""
     limit: int = Field(20, ge=0)
     """Queries, or documents, shown; 0: all."""
 
@@ -115,6 +119,9 @@ class RunConfig(Settings):
     """How these are drawn: by a stable hash; or from clusters of their embeddings, so that they are spread over the corpus."""
     coverage: CoverageSettings = CoverageSettings()
     """Where `sampling` asks for it."""
+    queries: OptionalLocation = None
+    """Queries written elsewhere for the corpus's documents (InPars, GPL, Promptagator, rows of one's own), as `readqg import-queries` takes
+    them; with them nothing is generated. Where none is at r = 0, train on positives alone: `reranker.w_mr` 0."""
     queries_like: OptionalLocation = None
     """Real queries without judgments: of the `generate.samples` of a document those are kept that have their lengths and forms."""
     max_queries: int | None = Field(None, ge=1)
@@ -124,8 +131,10 @@ class RunConfig(Settings):
     generate: GenerateSettings = GenerateSettings()
     round_trip: RoundTripSettings = RoundTripSettings()
     ratio: RatioSettings = RatioSettings()
-    """Both where the re-ranker's settings ask for them. `ratio.document_tokens` and `query_tokens` left at their defaults are those of
+    """`ratio.document_tokens` and `query_tokens` left at their defaults are those of
     `generate`."""
+    score_queries: ScoreQueriesSettings = ScoreQueriesSettings()
+    """All three where the re-ranker's settings ask for them."""
     reranker: RerankerSettings = RerankerSettings()
     candidates: Literal["bm25", "both"] = "bm25"
     """What is re-ranked: what BM25 finds; or, `both`, of that and of as many that a bi-encoder finds, those that are best by the sum of
@@ -148,10 +157,12 @@ class RunConfig(Settings):
             raise ValueError("sampling: coverage needs max_documents, the number of documents that queries are written for")
         if self.sampling == "coverage" and self.until_no_gain:
             raise ValueError("until_no_gain needs sampling: hash, whose larger choices hold the smaller ones")
-        if self.queries_like and self.generate.samples < 2:
+        if self.queries is not None and (self.max_documents is not None or self.until_no_gain or self.sampling != "hash"):
+            raise ValueError("queries says which documents have some: leave max_documents, until_no_gain and sampling out")
+        if self.queries_like and self.queries is None and self.generate.samples < 2:
             raise ValueError("queries_like chooses among the samples of a document, and generate.samples is 1: set it to 4, say")
         placebo = self.reranker.w_mr > 0 and self.reranker.negative == "second_positive"
-        if placebo and (self.queries_like or self.generate.samples < 2):
+        if placebo and (self.queries_like or (self.queries is None and self.generate.samples < 2)):
             raise ValueError("reranker.negative: second_positive needs two samples of a document: set generate.samples to 2 or more, and "
                              "leave out queries_like, which keeps one of them")
         return self
@@ -180,8 +191,8 @@ class PlanConfig(RunConfig):
     """Of a shard of these."""
     machine: Literal["here", "h100", "a100", "l4"] = "here"
     """`here` is measured for a minute; the rates of the others are assumed from their peak, unless `rates` says better."""
-    accelerators: int = Field(1, ge=1)
-    """Model workers: GPUs, or processes on a CPU machine."""
+    accelerators: int | None = Field(None, ge=1)
+    """Model workers: GPUs, or processes on a CPU machine, which then share its cores. None: `compute.workers`."""
     accelerators_per_node: int = Field(1, ge=1)
     """Lost together where a node is lost."""
     price: float | None = Field(None, ge=0)

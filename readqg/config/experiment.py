@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from readqg.config.base import Location, OptionalLocation, Settings, placement
 from readqg.config.machine import MINILM_ENCODER
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9+._-]*$"
+BM25_ROW, START_ROW, FUSED = "bm25", "start", "+bm25"
+"""Rows of a table that are no recipe, and what marks a row with BM25's score added."""
 
 
 class Collection(Settings):
@@ -40,8 +42,8 @@ class MiningSettings(Settings):
     """See `range_max`."""
     range_max: int = Field(100, ge=1)
     """Places, from 0, between which negatives are taken."""
-    relative_margin: float | None = Field(None, ge=0, lt=1)
-    """A negative's similarity is so much lower, as a share, than its positive's, at least."""
+    relative_margin: float | None = Field(0.0, ge=0, lt=1)
+    """A negative's similarity is so much lower, as a share, than its positive's, at least. None: it may be higher."""
     sampling: Literal["top", "random"] = "top"
     """Which of them: the most similar, or drawn."""
     bm25_as_text: bool = False
@@ -85,6 +87,27 @@ class BiEncoderSettings(Settings):
     """Of the steps, during which it rises; then it falls linearly to 0."""
 
 
+class GuardSettings(Settings):
+    """How the guard is measured: by few-shot queries for documents that were not trained on, nor are nearly one that was."""
+
+    documents: int = Field(150, ge=2)
+    """Documents, a query each."""
+    examples: int = Field(3, ge=1)
+    """Worked examples of the few-shot prompt."""
+    temperature: float = Field(0.7, gt=0)
+    """Of its queries."""
+    candidates: int = Field(20, ge=2)
+    """BM25's first so many are re-ranked for each."""
+    near: float = Field(0.9, gt=0, le=1)
+    """The highest cosine to a document that was trained on."""
+    encoder: Location = MINILM_ENCODER
+    """Bi-encoder that says so."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """Of the bi-encoder's states: their mean, or the first one."""
+    max_length: int = Field(256, ge=8)
+    """Tokens of a document there."""
+
+
 class Recipe(Settings):
     """A way of adapting the start."""
 
@@ -107,6 +130,10 @@ class Recipe(Settings):
     """Fields of `readqg run` for this recipe; they win over the collection's."""
     published: dict[str, float] = Field(default_factory=dict)
     """nDCG@10 x 100 that the paper prints, by collection, to stand beside ours."""
+    published_quality: dict[Literal["diversity", "rel_plus", "rel_minus", "delta"], float] = Field(default_factory=dict)
+    """What it prints of the generated queries, likewise."""
+    seeds: int | None = Field(None, ge=1)
+    """So many of the matrix's seeds, the first ones; None: all."""
 
 
 class Matrix(Settings):
@@ -132,8 +159,21 @@ class Matrix(Settings):
     """Documents of a collection that every recipe's generator also writes the whole grid r = 0, 0.1 ... 1 for, to measure it; 0: none."""
     quality: dict[str, Any] = Field(default_factory=dict)
     """Fields of `readqg quality`, for the grid."""
+    guard: GuardSettings | None = None
+    """With it the guard is measured; its few-shot examples are of `pairs`."""
     run: dict[str, Any] = Field(default_factory=dict)
     """Fields of `readqg run` for all."""
+    contrasts: tuple[tuple[str, str], ...] = ()
+    """Pairs of rows whose difference gets a table of its own, the first less the second: names of recipes, `start` or `bm25`; `+bm25`
+    at the end of one: with BM25's score added."""
+
+    @model_validator(mode="after")
+    def _contrasts_are_of_rows(self) -> Matrix:
+        rows = {BM25_ROW, *(f"{name}{end}" for name in (START_ROW, *self.recipes) for end in ("", FUSED))}
+        odd = [name for pair in self.contrasts for name in pair if name not in rows]
+        if odd:
+            raise ValueError(f"contrasts name {', '.join(map(repr, odd))}: a row is a recipe, start or bm25, and may end in {FUSED}")
+        return self
 
     @model_validator(mode="after")
     def _averages_what_ranks(self) -> Matrix:
@@ -151,14 +191,19 @@ class Matrix(Settings):
         asking = [name for name, recipe in self.recipes.items() if recipe.generator is not None or recipe.few_shot is not None]
         if asking and self.pairs is None:
             raise ValueError(f"recipes {', '.join(asking)} make prompts of their own: give `pairs`, the output of `readqg pairs`")
+        if self.guard is not None and self.pairs is None:
+            raise ValueError("guard writes few-shot queries: give `pairs`, the output of `readqg pairs`, for their examples")
         return self
 
     @field_validator("collections", "recipes")
     @classmethod
-    def _names_are_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _names_are_names(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         odd = [name for name in value if not re.match(_NAME, name)]
         if odd:
             raise ValueError(f"names are file names too: letters, digits, + . _ -; found {', '.join(map(repr, odd))}")
+        taken = [name for name in value if name in (BM25_ROW, START_ROW)]
+        if taken and info.field_name == "recipes":
+            raise ValueError(f"{', '.join(taken)}: these are rows of every table; give the recipe another name")
         return value
 
 

@@ -92,6 +92,25 @@ class ScoreSettings(Settings):
     """Tokens of a batch, padding included."""
 
 
+class ScoreQueriesSettings(ScoreSettings):
+    """Every generated query scored with its own document."""
+
+    shard_rows: int = Field(512, ge=1)
+    """Queries of a shard."""
+
+
+class ScoreQueriesConfig(ScoreQueriesSettings):
+    queries: Location
+    """Generated queries."""
+    documents: Location
+    """The corpus that they were generated from."""
+    out: Location
+    """The folder to make: the queries, with their scores."""
+    model: Location = MINILM_L12
+    """The cross-encoder that is to be trained on them."""
+    compute: Compute = Compute()
+
+
 class RankSettings(ScoreSettings):
     passages: Literal["first", "max"] = "first"
     """What of a document is scored: its beginning, as far as `max_length` goes; or, `max`, all of it in passages, of which the best one's

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from readqg.config.base import Location, OptionalLocation, Settings, placement
+from readqg.config.base import Location, OptionalLocation, Settings, later, placement
 from readqg.config.machine import FLAN_T5, MINILM_L6, SMOLLM2, Compute
 from readqg.errors import ConfigError
 
@@ -165,7 +165,7 @@ class RerankerSettings(Settings):
     """Eq. 6's F(q, n), or F(n, d) in its place."""
     negative: Literal["generated", "other_document", "second_positive"] = "generated"
     """Where n of Eq. 6 comes from: the document's query at `negative_relevance`; or, as a placebo, another document's positive query, or
-    the document's next query at r = 1 (which needs two samples at least)."""
+    the document's last query at r = 1, which is then no positive (two samples at least are needed)."""
     negative_relevance: float = Field(0.0, ge=0, lt=1)
     """The r that generated negatives were asked at. A little above 0, they stay nearer to their document's subject and are harder."""
     margin: float = 0.0
@@ -189,6 +189,9 @@ class RerankerSettings(Settings):
     ratio_min: float | None = None
     """Only queries at r = 1 whose likelihood ratio S(q | d, 1) - S(q | d, 0), in nats, is so much at least are positives. Needs
     `readqg ratio`."""
+    score_best: float | None = later(None, gt=0, le=1)
+    """Only so large a share of the queries at r = 1, those that the start scores highest with their document, are positives: InPars'
+    filter. Needs `readqg score-queries`."""
     unverified: Literal["drop", "positive"] | None = None
     """A query at the negatives' r is one where `negative_round_trip` and the ratio agree that its document does not answer it: not
     found, and a ratio of `negative_ratio_max` at most. Any other is dropped, or used as a positive, for which `round_trip` and
@@ -201,9 +204,10 @@ class RerankerSettings(Settings):
     `readqg round-trip`."""
     mined_from: int = Field(3, ge=1)
     """The first place, from 1, that mined documents are drawn from: the very first may well be relevant too."""
-    mined_by: Literal["positive", "negative"] = "positive"
+    mined_by: Literal["positive", "negative", "random"] = "positive"
     """Which query of the document BM25 was asked: the positive itself; or the generated negative, whose documents lie beside the
-    subject (the paper's future work). For a document without a negative others of the batch stand in."""
+    subject (the paper's future work). For a document without a negative others of the batch stand in. `random`, as a placebo: drawn from
+    the whole corpus."""
     w_anchor: float = Field(0.0, ge=0)
     """Weight of the divergence from the start's own scores (`losses.anchor_loss`); 0: none, and no second model."""
     replay: OptionalLocation = None
@@ -253,6 +257,8 @@ class RerankerSettings(Settings):
     def _mined_by_a_generated_negative(self) -> RerankerSettings:
         if self.mined_by == "negative" and not (self.mined and self.negative == "generated"):
             raise ValueError("mined_by: negative needs mined, the number of documents, and negative: generated")
+        if self.mined_by == "random" and not self.mined:
+            raise ValueError("mined_by: random needs mined, the number of documents")
         return self
 
     @model_validator(mode="after")
@@ -283,13 +289,17 @@ class RerankerSettings(Settings):
 
     @property
     def needs_round_trip(self) -> bool:
-        return bool(self.round_trip or self.negative_round_trip or self.mined)
+        return self.deepest_round_trip > 0
 
     @property
     def deepest_round_trip(self) -> int:
         """Places of BM25's ranking that the settings ask for; of mined ones one is a query's own document."""
-        mined = self.mined_from + self.mined if self.mined else 0
+        mined = self.mined_from + self.mined if self.mined and self.mined_by != "random" else 0
         return max(self.round_trip or 0, self.negative_round_trip or 0, mined)
+
+    @property
+    def needs_scores(self) -> bool:
+        return self.score_best is not None
 
     @property
     def needs_ratio(self) -> bool:

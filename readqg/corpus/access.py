@@ -21,14 +21,17 @@ from readqg.corpus.mapped import COLUMNS, MappedRows, found_copy, make_copy
 from readqg.corpus.rows import SCHEMAS, Kind, RowReader, document_text
 from readqg.corpus.sources import Source, locate
 from readqg.errors import InputError
-from readqg.places import Place
-from readqg.shards import InputFolder, open_input, stable_hash
+from readqg.places import Place, place_of
+from readqg.shards import InputFolder, open_input, sha256_file, stable_hash
 
 _PARTS_IN_MEMORY = 64
 
 
 def read_texts(path: str | Place) -> dict[str, str]:
-    """Queries: query_id -> text, in the order of the file. From an imported folder or a raw file or BEIR folder."""
+    """Queries: query_id -> text, in the order of the file. From an imported folder or a raw file or BEIR folder; or a .txt file of a query
+    a line, whose id is the line's number. Raises `InputError` where it cannot be read."""
+    if _is_lines(path):
+        return _lines(place_of(path))
     table = _read_table(locate(path, "queries"))
     return dict(zip(table["query_id"].to_pylist(), table["text"].to_pylist(), strict=True))
 
@@ -42,7 +45,9 @@ def read_judgments(path: str | Place, split: str = "test") -> dict[str, dict[str
 
 
 def input_fingerprint(path: str | Place, kind: Kind) -> str:
-    """Identifies the content of the rows of `kind` at `path`, raw or imported."""
+    """Identifies the content of the rows of `kind` at `path`, raw or imported, or of a .txt file of queries."""
+    if kind == "queries" and _is_lines(path):
+        return sha256_file(place_of(path))
     return locate(path, kind).fingerprint()
 
 
@@ -53,6 +58,18 @@ def subset(ids: Iterable[str], limit: int | None) -> list[str]:
         return ids
     drawn = set(sorted(ids, key=lambda i: (stable_hash(i), i))[:limit])
     return [i for i in ids if i in drawn]
+
+
+def _is_lines(path: str | Place) -> bool:
+    return str(path).endswith(".txt") and not place_of(path).is_dir()
+
+
+def _lines(path: Place) -> dict[str, str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}). Give a .txt file of a query a line, in UTF-8.") from error
+    return {str(number): line.strip() for number, line in enumerate(lines, 1) if line.strip()}
 
 
 class Documents:

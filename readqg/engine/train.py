@@ -77,7 +77,7 @@ def _trained(stage: TrainStage, config: Any, folder: OutputFolder, state: Path) 
     )
     with cluster.connect(config.compute, folder.local), progress(stage, state):
         _fit(stage, job, folder, config.compute, config.train)
-    success = folder.commit_files(made, {"steps": stage.steps})
+    success = folder.commit_files(made, {**stage.counts, "steps": stage.steps})
     shutil.rmtree(state, ignore_errors=True)
     return success
 

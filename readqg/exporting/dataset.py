@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from readqg.corpus import Documents
 from readqg.exporting.rows import usable
 from readqg.random_rows import in_order
+from readqg.reranker.card import SHOWN_SETTINGS
 from readqg.shards import InputFolder, read_json
 
 _COLUMNS = ("doc_id", "relevance", "sample", "query", "log_likelihood", "n_tokens")
@@ -21,7 +22,6 @@ _ROWS_A_FILE = 1_000_000
 _AT_A_TIME = 8192
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"),
           (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"))
-_SHOWN_SETTINGS = ("relevances", "samples", "decoding", "top_k", "temperature", "document_tokens", "max_new_tokens", "seed")
 
 
 def to_dataset(queries: InputFolder, documents: Documents | None, counts: Counter[str], folder: Path) -> None:
@@ -66,8 +66,8 @@ def card(begun: dict[str, Any], counts: Counter[str]) -> str:
     """The card in Markdown, with the hub's front matter. `begun`: `_config.json` of the queries."""
     environment = Environment(loader=PackageLoader("readqg.exporting", "."), undefined=StrictUndefined, keep_trailing_newline=True,
                               trim_blocks=True)
-    settings = {name: begun["config"][name] for name in _SHOWN_SETTINGS if name in begun.get("config", {})}
+    settings = {name: begun["config"][name] for name in SHOWN_SETTINGS if name in begun.get("config", {})}
     size = next((name for limit, name in _SIZES if counts["rows"] < limit), "1B<n<10B")
     return environment.get_template("dataset_card.md.j2").render(
-        counts=counts, settings=settings, size=size, models=begun.get("models", {}), stage=begun["stage"],
+        counts=counts, settings=settings, size=size, models=begun.get("models", {}), inputs=begun.get("inputs", {}), stage=begun["stage"],
         version=begun.get("versions", {}).get("readqg", "unknown"))

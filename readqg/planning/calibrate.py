@@ -70,15 +70,15 @@ def calibrate(config: RunConfig, corpus: str, measure: bool = True) -> Calibrati
         raise InputError(f"{corpus}: the documents have no text.")
     query_tokens = statistics.mean(len(generator.tokenizer(q)["input_ids"]) for q in queries[:_SAMPLED]) if queries else 10.0
     written = 16.0
-    rates = Rates(1, 1, 1, 1, 1, 1, 1, "none")
+    rates = Rates(1, 1, 1, 1, 1, 1, 1, 1, "none")
     if measure:
         log.info("Measuring this machine's rates: about a minute of writing, scoring and training")
         _warn_if_busy()
-        generate_s, written = _time_generate(generator, config, [row for row in ids if row])
+        read_s, write_s, written = _time_generate(generator, config, [row for row in ids if row])
         score_s = _time_scoring(scorer, texts, queries)
         train_s = _time_training(config, scorer, texts, queries)
         import_s, search_s = _time_search(documents, chosen, queries)
-        rates = Rates(generate_s, score_s, train_s, import_s, search_s, _STEP_S, _START_S + load_s,
+        rates = Rates(read_s, write_s, score_s, train_s, import_s, search_s, _STEP_S, _START_S + load_s,
                       f"measured on this machine ({torch.get_num_threads()} threads, {device.type}, {str(dtype).removeprefix('torch.')})")
     facts = Corpus(
         documents=documents.rows, lengths=lengths, text_bytes=statistics.mean(len(text.encode()) for text in texts),
@@ -111,17 +111,20 @@ def _without_embeddings(model: Any) -> int:
     return held - sum(p.numel() for p in tables)
 
 
-def _time_generate(generator: Generator, config: RunConfig, ids: Sequence[Sequence[int]]) -> tuple[float, float]:
-    """(tokens a second through the generator, mean tokens of a written query)."""
+def _time_generate(generator: Generator, config: RunConfig, ids: Sequence[Sequence[int]]) -> tuple[float, float, float]:
+    """(tokens a second that the generator reads, that it writes, mean tokens of a written query)."""
     writer = QueryWriter(generator, config.generate)
+    reader = QueryWriter(generator, config.generate.model_copy(update={"max_new_tokens": 1}))
     documents = [(str(i), row[: config.generate.document_tokens]) for i, row in enumerate(ids)]
     few = documents[:6] if generator.device.type == "cpu" else documents[:256]
     writer.write(few[:1])
-    seconds, queries = _timed(lambda: writer.write(few))
+    read_s, _ = _timed(lambda: reader.write(few))
+    whole_s, queries = _timed(lambda: writer.write(few))
     written = statistics.mean(query.n_tokens or 0 for query in queries)
     read = len(config.generate.relevances) * sum(len(row) + generator.added_tokens for _, row in few)
-    tokens = read + written * len(queries)
-    return tokens / seconds, written
+    # The first token of a query comes with the reading; of very short ones the difference is noise.
+    write_s = max(whole_s - read_s, 0.05 * whole_s) / max(1.0, (written - 1) * len(queries))
+    return read / read_s, 1 / write_s, written
 
 
 def _pairs(texts: Sequence[str], queries: Sequence[str]) -> list[tuple[str, str]]:

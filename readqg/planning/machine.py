@@ -19,6 +19,9 @@ class Rates:
     """What one model worker does. `source`: where the figures are from, in words; shown beside every estimate."""
 
     generate_tokens_per_s: float
+    """Read by the generator."""
+    write_tokens_per_s: float
+    """Written by it: one after another, so that each costs several times a read one."""
     score_tokens_per_s: float
     train_tokens_per_s: float
     """Forward and back, of tokens with gradient."""
@@ -38,8 +41,8 @@ class Rates:
         if work.stage in ("retrieve", "round-trip"):
             search_s = work.units * (1 / self.search_queries_per_s + documents / _SEARCHED_PER_S)
             return 0.0, documents / self.import_documents_per_s + search_s
-        seconds = work.generated / self.generate_tokens_per_s + work.scored / self.score_tokens_per_s
-        seconds += work.trained / self.train_tokens_per_s
+        seconds = work.generated / self.generate_tokens_per_s + work.written / self.write_tokens_per_s
+        seconds += work.scored / self.score_tokens_per_s + work.trained / self.train_tokens_per_s
         if work.stage == "train":
             seconds += work.units * self.step_s
         return seconds, self.start_s * work.models
@@ -86,7 +89,8 @@ def assumed_rates(kind: str, generator_parameters: float, scorer_parameters: flo
     known = ACCELERATORS[kind]
     flops = known.peak_tflops * 1e12
     return Rates(
-        generate_tokens_per_s=known.writing * flops / (2 * generator_parameters),
+        generate_tokens_per_s=known.writing * flops / (2 * generator_parameters),  # over all tokens of usual lengths
+        write_tokens_per_s=known.writing * flops / (2 * generator_parameters),
         score_tokens_per_s=known.scoring * flops / (2 * scorer_parameters),
         train_tokens_per_s=known.training * flops / (6 * scorer_parameters),
         import_documents_per_s=20_000.0,
@@ -139,7 +143,8 @@ def estimate(work: Work, documents: int, machine: Machine, checkpoint_steps: int
     rate f a node-hour, each costing c hours, the time becomes T / (1 - f c): the failures during the time lost count too."""
     shared, fixed = machine.rates.seconds(work, documents)
     dealt = work.stage not in ("train", "retrieve", "round-trip", "import")
-    parallel = min(machine.workers, work.shards) if dealt else 1
+    # Where one model comes after another, only the shards of one are there at a time.
+    parallel = min(machine.workers, math.ceil(work.shards / work.models)) if dealt else 1
     seconds = fixed + (_dealt_s(shared, work.shards, parallel) if dealt else shared)
     kept = min(1.0, checkpoint_steps / max(work.units, 1)) if work.stage == "train" else 1 / work.shards
     share = machine.failures_per_node_hour * (shared * kept / 2 + machine.restart_s) / 3600

@@ -34,6 +34,8 @@ _GROWTH = (1, 10, 100)
 def plan(config: PlanConfig) -> dict[str, Any]:
     """Print and return the estimate. Raises as `calibrate` does, and `InputError` for a rates file that cannot be read."""
     here = config.machine == "here" and config.rates is None
+    if config.accelerators is not None:  # a rate is that of one of so many workers
+        config = config.model_copy(update={"compute": config.compute.model_copy(update={"workers": config.accelerators})})
     with _imported(config) as folder:
         found = calibrate(config, folder, measure=here)
     corpus = _asked(found.corpus, config)
@@ -84,7 +86,7 @@ def _rates(config: PlanConfig, found: Calibration) -> Rates:
 def _machine(config: PlanConfig, rates: Rates) -> Machine:
     known = ACCELERATORS.get(config.machine)
     price = config.price if config.price is not None else known.price if known else 0.0
-    return Machine(config.machine, rates, config.accelerators, config.accelerators_per_node, price,
+    return Machine(config.machine, rates, config.compute.workers, config.accelerators_per_node, price,
                    config.failures_per_node_hour, config.restart_s)
 
 

@@ -45,8 +45,8 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Work:
-    """One stage. Tokens by how they are read: forward through the generator (`generated`, a prefix and what is written after
-    it), forward through the cross-encoder (`scored`), and forward and back (`trained`)."""
+    """One stage. Tokens by how they are read: forward through the generator, many at a time (`generated`) or one after another
+    (`written`), forward through the cross-encoder (`scored`), and forward and back (`trained`)."""
 
     stage: str
     units: int
@@ -55,6 +55,7 @@ class Work:
     generated: float = 0.0
     scored: float = 0.0
     trained: float = 0.0
+    written: float = 0.0
     disk_bytes: float = 0.0
     shards: int = 1
     models: int = 1
@@ -64,12 +65,13 @@ class Work:
 
     @property
     def tokens(self) -> float:
-        return self.generated + self.scored + self.trained
+        return self.generated + self.written + self.scored + self.trained
 
     def flops(self, generator_parameters: int, scorer_parameters: int) -> float:
         """By the usual count: 2 a parameter and token forward, 6 forward and back. Parameters without embeddings; attention, of which
         there is little at these lengths, is not in it."""
-        return 2 * (self.generated * generator_parameters + self.scored * scorer_parameters) + 6 * self.trained * scorer_parameters
+        forward = (self.generated + self.written) * generator_parameters + self.scored * scorer_parameters
+        return 2 * forward + 6 * self.trained * scorer_parameters
 
 
 def work_of(corpus: Corpus, config: RunConfig, model_bytes: float, label_pairs: int = 0, label_shard_rows: int = 1) -> list[Work]:
@@ -83,13 +85,20 @@ def work_of(corpus: Corpus, config: RunConfig, model_bytes: float, label_pairs: 
         stages.append(Work("retrieve", corpus.queries, "queries", "queries x documents",
                            disk_bytes=corpus.queries * config.retrieve.top_k * _RUN_ROW_BYTES,
                            shards=-(-corpus.queries // config.retrieve.shard_queries)))
-    stages.append(_generate(corpus, config))
+    if config.queries is None:
+        stages.append(_generate(corpus, config))
     if config.reranker.needs_round_trip:
         queries = _queries_written(corpus, config)
         stages.append(Work("round-trip", queries, "queries", "documents squared", shards=-(-queries // config.round_trip.shard_rows),
                            disk_bytes=queries * config.round_trip.top_k * _RUN_ROW_BYTES))
     if config.reranker.needs_ratio:
         stages.append(_ratio(corpus, config))
+    if config.reranker.needs_scores:
+        queries = _queries_written(corpus, config)
+        stages.append(Work("score-queries", queries, "pairs", "documents", disk_bytes=queries * _QUERY_ROW_BYTES,
+                           scored=queries * corpus.pair_tokens(config.score_queries.max_length, corpus.written_tokens),
+                           shards=-(-queries // config.score_queries.shard_rows),
+                           shard_flag=("--score-queries.shard-rows", config.score_queries.shard_rows)))
     stages.append(training(corpus, config, model_bytes))
     if corpus.queries:
         stages.append(_rank(corpus, config))
@@ -126,7 +135,7 @@ def _generate(corpus: Corpus, config: RunConfig) -> Work:
     # The samples of a document at one relevance share its reading.
     prefixes = documents * len(config.generate.relevances)
     read = prefixes * (corpus.prompt_tokens + corpus.mean_tokens(config.generate.document_tokens))
-    return Work("generate", queries, "queries", "documents", generated=read + queries * corpus.written_tokens,
+    return Work("generate", queries, "queries", "documents", generated=read, written=queries * corpus.written_tokens,
                 disk_bytes=queries * _QUERY_ROW_BYTES,
                 shards=-(-documents // config.generate.shard_rows), shard_flag=("--generate.shard-rows", config.generate.shard_rows))
 

@@ -62,7 +62,8 @@ def train_baseline(config: TrainRerankerConfig, mining: MiningSettings) -> dict[
     write_learned_weights(made, before, after)
     if mining.bm25_as_text:
         mark(made)
-    return folder.commit_files(made, {**counts, "labelled_pairs": pairs, "queries": len(trained.positives)})
+    return folder.commit_files(
+        made, {**counts, "labelled_pairs": pairs, "queries": len(trained.positives), "documents_trained": len(trained)})
 
 
 def _train(

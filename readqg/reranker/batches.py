@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, cycle, islice
 
 import numpy as np
+import pyarrow as pa
 
 from readqg.config import TrainRerankerConfig
 from readqg.corpus import Documents
@@ -165,13 +166,19 @@ class BatchMaker:
         return drawn
 
     def mined(self, triple: Triple, triples: list[Triple], number: int) -> list[str]:
-        """Ids of the mined documents of a query, none of them held out. Where BM25 finds too few, others of the batch stand in; of a
-        batch too small for that, some stand twice."""
+        """Ids of the mined documents of a query, or of random ones, none of them held out. Where BM25 finds too few, others of the batch
+        stand in; of a batch too small for that, some stand twice."""
         wanted = self.config.mined
         if not wanted:
             return []
-        found = [doc_id for doc_id in triple.found[self.config.mined_from - 1:] if doc_id not in self.held_out]
-        drawn = [found[i] for i in self._random("mined", triple, number).permutation(len(found))[:wanted]]
+        random = self._random("mined", triple, number)
+        if self.config.mined_by == "random":
+            ids = self.documents.id_column
+            some = random.choice(len(ids), min(len(ids), wanted + 1 + len(self.held_out)), replace=False)
+            found = [doc_id for doc_id in ids.take(pa.array(some)).to_pylist() if doc_id not in {*self.held_out, triple.doc_id}]
+        else:
+            found = [doc_id for doc_id in triple.found[self.config.mined_from - 1:] if doc_id not in self.held_out]
+        drawn = [found[i] for i in random.permutation(len(found))[:wanted]]
         rest = [t.doc_id for t in triples if t.doc_id != triple.doc_id]
         return [*drawn, *islice(cycle(rest), wanted - len(drawn))]
 

@@ -15,6 +15,8 @@ from readqg.config import TrainRerankerConfig
 from readqg.places import place_of
 from readqg.reranker.selection import LOG_FILE, Verdict, best_validation, write_learned_weights
 
+SHOWN_SETTINGS = ("relevances", "samples", "decoding", "top_k", "temperature", "document_tokens", "max_new_tokens", "seed")
+"""Of `generate`, those that a card names."""
 _IDENTITY = "torch.nn.modules.linear.Identity"
 
 
@@ -33,19 +35,26 @@ def write_documents(
     inputs: Mapping[str, str],
     steps: int,
     log: Sequence[Mapping[str, Any]],
+    made: Mapping[str, Any],
 ) -> None:
-    """README.md, guard.json, training_log.jsonl and, where it is known what BM25 should weigh beside the model, readqg.json."""
-    (folder / "README.md").write_text(model_card(config, verdict, counts, inputs, steps))
+    """README.md, guard.json, training_log.jsonl and, where it is known what BM25 should weigh beside the model, readqg.json. `made`:
+    `_config.json` of the queries."""
+    (folder / "README.md").write_text(model_card(config, verdict, counts, inputs, steps, made))
     verdict.write(folder, config.start)
     before, best, _ = best_validation(log)
     write_learned_weights(folder, before, best)
     (folder / LOG_FILE).write_text("".join(json.dumps(line) + "\n" for line in log))
 
 
-def model_card(config: TrainRerankerConfig, verdict: Verdict, counts: Mapping[str, int], inputs: Mapping[str, str], steps: int) -> str:
-    """The card, in Markdown with the hub's front matter. `inputs`: the fingerprints of what was read."""
+def model_card(
+    config: TrainRerankerConfig, verdict: Verdict, counts: Mapping[str, int], inputs: Mapping[str, str], steps: int,
+    made: Mapping[str, Any],
+) -> str:
+    """The card, in Markdown with the hub's front matter. `inputs`: the fingerprints of what was read; `made`: how the queries were."""
+    settings = {name: made["config"][name] for name in SHOWN_SETTINGS if name in made.get("config", {})}
     environment = Environment(loader=PackageLoader("readqg.reranker", "."), undefined=StrictUndefined, keep_trailing_newline=True)
     base_model = None if place_of(config.start).exists() else config.start  # the hub knows names, not folders
     start = base_model or config.start.rstrip("/").rpartition("/")[2]  # where a folder lies is nobody else's concern
     return environment.get_template("card.md.j2").render(
-        c=config, start=start, v=verdict, counts=counts, inputs=inputs, steps=steps, base_model=base_model)
+        c=config, start=start, v=verdict, counts=counts, inputs=inputs, steps=steps, base_model=base_model, stage=made["stage"],
+        version=made.get("versions", {}).get("readqg", "unknown"), settings=settings, models=made.get("models", {}))

@@ -17,6 +17,7 @@ from readqg.shards import stable_hash
 
 _LEFT_OUT = {
     "rows_with_error": "", "rows_with_empty_query": "", "positives_not_found": "round_trip", "positives_of_low_ratio": "ratio_min",
+    "positives_of_low_score": "score_best",
     "negatives_found": "negative_round_trip", "negatives_not_verified": "unverified", "documents_without_positive": "",
     "documents_without_negative": "negative_relevance", "identical_pairs": "",
 }

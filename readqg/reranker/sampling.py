@@ -4,11 +4,13 @@ A document is usable when it has at least one query at r = 1 and, where Eq. 6 is
 the settings name. Its k-th usable positive (in the order of `sample`) goes with its k-th usable negative; in epoch e a document is seen
 once, with its (e mod pairs)-th pair. Where training is graded, its other queries at r under 1 go with it.
 
-Two placebos for Eq. 6's negative keep all else as it is: the document's next positive, and another document's positive.
+Two placebos for Eq. 6's negative keep all else as it is: another document's positive, and the document's own last positive, which is then
+no positive itself.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -27,8 +29,10 @@ from readqg.shards import InputFolder, stable_hash
 QUERY_COLUMNS = ("doc_id", "relevance", "sample", "query", "error")
 ROUND_TRIP_COLUMNS = ("rank", "found")
 RATIO_COLUMNS = ("ratio",)
+SCORE_COLUMNS = ("start_score",)
 _COUNTED = {
-    "positives_not_found": "not_found", "positives_of_low_ratio": "low_ratio", "negatives_found": "found",
+    "positives_not_found": "not_found", "positives_of_low_ratio": "low_ratio", "positives_of_low_score": "low_score",
+    "negatives_found": "found",
     "negatives_not_verified": "not_verified", "negatives_used_as_positives": "turned",
 }
 _ROWS_PAIRED_AT_A_TIME = 131_072
@@ -45,6 +49,7 @@ class Filters:
     round_trip: int | None = None
     negative_round_trip: int | None = None
     ratio_min: float | None = None
+    score_best: float | None = None
     unverified: Literal["drop", "positive"] | None = None
     negative_ratio_max: float = 0.0
     negative_relevance: float = 0.0
@@ -57,11 +62,24 @@ class Filters:
     def columns(self) -> tuple[str, ...]:
         """What they read."""
         rank = ("rank",) if self.round_trip or self.negative_round_trip else ()
-        return rank + (RATIO_COLUMNS if self.ratio_min is not None or self.unverified else ())
+        ratio = RATIO_COLUMNS if self.ratio_min is not None or self.unverified else ()
+        return rank + ratio + (SCORE_COLUMNS if self.score_best else ())
 
-    def sort_out(self, rows: pl.DataFrame) -> pl.DataFrame:
+    def least_score(self, folder: InputFolder) -> float:
+        """The lowest of the scores that `score_best` leaves; of equal ones all stay."""
+        found = []
+        for _, table in in_order(folder, ["relevance", "error", *SCORE_COLUMNS]) if self.score_best else ():
+            rows = pl.DataFrame(pl.from_arrow(table)).filter(pl.col("relevance") == 1, pl.col("error").is_null())
+            found.append(rows[SCORE_COLUMNS[0]].drop_nulls().to_numpy())
+        scores = np.concatenate(found) if found else np.empty(0)
+        if not len(scores):
+            return -np.inf
+        kept = max(1, math.ceil((self.score_best or 1.0) * len(scores)))
+        return float(np.partition(scores, len(scores) - kept)[len(scores) - kept])
+
+    def sort_out(self, rows: pl.DataFrame, least_score: float = -np.inf) -> pl.DataFrame:
         """Adds `positive` and `negative`, what a row may be for its relevance, and, of rows that are left out by a filter, why:
-        `not_found`, `low_ratio`, `found`, `not_verified`; `turned`: a query at the negatives' r that is used as a positive."""
+        `not_found`, `low_ratio`, `low_score`, `found`, `not_verified`; `turned`: a query at the negatives' r that is used as a positive."""
         found = (pl.col("rank") <= (self.negative_round_trip or 0)).fill_null(False)
         verified = ~found & (pl.col("ratio") <= self.negative_ratio_max).fill_null(False) if self.unverified else pl.lit(True)
         low = (pl.col("relevance") - self.negative_relevance).abs() < SAME_RELEVANCE
@@ -72,7 +90,9 @@ class Filters:
         ).with_columns(positive=(pl.col("relevance") == 1) | pl.col("turned"), negative=low & ~pl.col("turned"))
         back = (pl.col("rank") <= (self.round_trip or 0)).fill_null(False) | (self.round_trip is None)
         likely = (pl.col("ratio") >= (self.ratio_min or 0.0)).fill_null(False) | (self.ratio_min is None)
-        return rows.with_columns(not_found=pl.col("positive") & ~back, low_ratio=pl.col("positive") & ~likely)
+        high = (pl.col("start_score") >= least_score).fill_null(False) | (self.score_best is None)
+        return rows.with_columns(
+            not_found=pl.col("positive") & ~back, low_ratio=pl.col("positive") & ~likely, low_score=pl.col("positive") & ~high)
 
 
 def read_examples(
@@ -127,7 +147,7 @@ def _paired(usable: pl.DataFrame, negative: Negative | None, filters: Filters) -
     if filters.negative_round_trip and filters.unverified is None:
         kept = positives.join(negatives, on=["document", "k"], how="semi")
     if negative == "second_positive":
-        negatives = _next_positive(positives)
+        negatives = _last_positive(positives)
     paired = kept.join(negatives, on=["document", "k"], how="inner" if needed else "left")
     pairs = paired.with_columns(same=pl.col("positive_words") == pl.col("negative_words")).sort("document", "k")
     if not of_its_own:
@@ -141,8 +161,9 @@ def _usable(folder: InputFolder, filters: Filters, graded: bool) -> tuple[pl.Dat
     columns = [*QUERY_COLUMNS, *filters.columns]
     counts: Counter[str] = Counter()
     documents, usable = [], []
+    least_score = filters.least_score(folder)
     for first, table in chain([(0, folder.read(0, 0))], in_order(folder, columns)):
-        rows = filters.sort_out(_hashed(first, table))
+        rows = filters.sort_out(_hashed(first, table), least_score)
         filled = rows.filter("sound", "filled")
         counts.update({
             "rows": rows.height,
@@ -152,7 +173,7 @@ def _usable(folder: InputFolder, filters: Filters, graded: bool) -> tuple[pl.Dat
             "rows_of_other_relevance": rows.filter(~pl.col("positive"), ~pl.col("negative")).height,
         })
         documents.append(rows["document"].unique())
-        usable.append(filled.filter(~pl.any_horizontal("not_found", "low_ratio", "found", "not_verified")).select(
+        usable.append(filled.filter(~pl.any_horizontal("not_found", "low_ratio", "low_score", "found", "not_verified")).select(
             "document", "row", "words", "turned", "sample", "positive", "negative",
             below=(pl.col("relevance") < 1) & ~pl.col("turned") & graded,
         ).filter(pl.any_horizontal("positive", "negative", "below")))
@@ -168,15 +189,16 @@ def _below(usable: pl.DataFrame, pairs: pl.DataFrame) -> tuple[np.ndarray, np.nd
 
 
 def _hashed(first: int, table: pa.Table) -> pl.DataFrame:
-    """Of some rows of a queries folder: row (its number), document and words (hashes), relevance, sample, sound, filled, rank, ratio."""
+    """Of some rows of a queries folder: row (its number), document and words (hashes), relevance, sample, sound, filled, rank, ratio,
+    start_score."""
     ids = table["doc_id"].combine_chunks().dictionary_encode()
     # The order of training hangs on these; polars' own hash, which does for words, changes with its version.
     documents = np.array([stable_hash(doc_id) for doc_id in ids.dictionary.to_pylist()], dtype=np.uint64)[ids.indices]
     words = pl.col("query").fill_null("").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
-    rank, ratio = (pl.col(name) if name in table.column_names else pl.lit(None, dtype).alias(name)
-                   for name, dtype in (("rank", pl.Int32), ("ratio", pl.Float32)))
+    rank, ratio, score = (pl.col(name) if name in table.column_names else pl.lit(None, dtype).alias(name)
+                          for name, dtype in (("rank", pl.Int32), ("ratio", pl.Float32), ("start_score", pl.Float32)))
     return pl.DataFrame(pl.from_arrow(table)).select(
-        rank, ratio.fill_nan(None), (pl.int_range(pl.len()) + first).cast(pl.UInt32).alias("row"),
+        rank, ratio.fill_nan(None), score.fill_nan(None), (pl.int_range(pl.len()) + first).cast(pl.UInt32).alias("row"),
         pl.Series("document", documents, pl.UInt64), words.hash().alias("words"), "relevance", "sample",
         pl.col("error").is_null().alias("sound"), (words != "").alias("filled"))
 
@@ -188,10 +210,9 @@ def _side(usable: pl.DataFrame, name: str) -> pl.DataFrame:
     return side.with_columns(pl.int_range(pl.len(), dtype=pl.UInt32).over("document").alias("k"))
 
 
-def _next_positive(positives: pl.DataFrame) -> pl.DataFrame:
-    """As `_side` gives it: to each query of a document the next one, the first to the last; documents with one have none."""
+def _last_positive(positives: pl.DataFrame) -> pl.DataFrame:
+    """As `_side` gives it: to each query of a document but the last, the last; documents with one have none."""
     number = pl.len().over("document")
-    following = (pl.col("k") + number - 1) % number
-    return positives.filter(pl.len().over("document") > 1).select(
-        "document", following.cast(pl.UInt32).alias("k"), pl.col("positive").alias("negative"),
-        pl.col("positive_words").alias("negative_words"))
+    last = positives.filter(pl.col("k") == number - 1).select(
+        "document", pl.col("positive").alias("negative"), pl.col("positive_words").alias("negative_words"))
+    return positives.filter(pl.col("k") < number - 1).select("document", "k").join(last, on="document", how="inner")

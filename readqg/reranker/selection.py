@@ -32,6 +32,11 @@ LOG_FILE = "training_log.jsonl"
 CANDIDATES = 20
 _CUTOFF = 10
 _RESAMPLES = 10_000
+_NEXT = (
+    "What may help, cheapest first: BM25's score added to the start's, which needs no training (`readqg fuse`); a look at the worst "
+    "queries (`readqg inspect QUERIES`); positives that find their document, with documents mined by BM25 (`--round-trip 10 --mined 4 "
+    "--w-mr 0` after `readqg round-trip`; in `run`, `--reranker.round-trip 10 --reranker.mined 4 --reranker.w-mr 0`); more documents "
+    "(`run --until-no-gain`).")
 SURE = 0.05
 """The p-value up to which a gain on held-out documents counts as shown."""
 _LOGIT_WIDTH = 0.25
@@ -183,6 +188,8 @@ def announce(folder: str | Place) -> dict[str, Any]:
     v = verdict
     log.log(level, "%s nDCG@10 on %d held-out synthetic documents: start %.4f, trained %.4f (difference %+.4f, 95 %% interval "
             "%+.4f to %+.4f). %s", v.reason, v.held_out_documents, v.before, v.after, v.difference, *v.interval, advice)
+    if verdict.use == "start" and verdict.broken is None:
+        log.info("%s", _NEXT)
     return {**asdict(verdict), "start": start}
 
 

@@ -38,6 +38,7 @@ from readqg.reranker.sampling import (
     QUERY_COLUMNS,
     RATIO_COLUMNS,
     ROUND_TRIP_COLUMNS,
+    SCORE_COLUMNS,
     Filters,
     read_examples,
 )
@@ -70,7 +71,7 @@ class RerankerTraining(TrainStage):
         self._models = {"start": models.fingerprint(config.start)}
         examples, self.counts = read_examples(
             self.queries, config.negative if config.reads_negatives else None, Filters.of(config),
-            found_by=config.mined_by if config.mined else None, graded=config.graded > 0)
+            found_by=config.mined_by if config.mined and config.mined_by != "random" else None, graded=config.graded > 0)
         self._check(examples)
         trained, self._held_out_examples = examples.split(config.held_out_share, config.held_out_max, self.counts)
         held_out_ids = frozenset(doc_id for _, doc_id in self._held_out_examples.doc_ids())
@@ -251,7 +252,8 @@ class RerankerTraining(TrainStage):
         """Model, card, `guard.json`, `training_log.jsonl`."""
         verdict = verdict_from_log(log)
         card.write_model(model, self._scorer.tokenize.tokenizer, folder)
-        card.write_documents(folder, self.config, verdict, self.counts, self.inputs(), self.steps, log)
+        card.write_documents(folder, self.config, verdict, self.counts, self.inputs(), self.steps, log,
+                             read_json(self.queries.path / "_config.json"))
 
 
 def open_queries(config: TrainRerankerConfig) -> InputFolder:
@@ -262,6 +264,7 @@ def open_queries(config: TrainRerankerConfig) -> InputFolder:
         (config.needs_round_trip, ROUND_TRIP_COLUMNS, "round-trip", "round_trip, negative_round_trip and mined need queries that were "
          "asked back of the corpus"),
         (config.needs_ratio, RATIO_COLUMNS, "ratio", "ratio_min and unverified need the likelihood ratio of the queries"),
+        (config.needs_scores, SCORE_COLUMNS, "score-queries", "score_best needs the start's scores of the queries"),
     ):
         if needed:
             columns += more

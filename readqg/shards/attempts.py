@@ -44,6 +44,7 @@ class Attempt:
     def note(self, row: int) -> None:
         """`row` (0-based in the shard, or `WHOLE` or `HALVED`) is in hand now."""
         self.facts["row"] = row
+        self.path.parent.mkdir(exist_ok=True)  # another driver that has finished the folder removes it
         write_whole(self.path, json.dumps(self.facts))
 
     def alive(self) -> None:
@@ -134,9 +135,13 @@ def _number(path: Place) -> int:
 
 
 def _begun(folder: Place, name: str, number: int, facts: dict[str, Any]) -> Place:
-    while not create(path := folder / f"{name}.{number}", json.dumps(facts).encode()):
-        number += 1  # another driver's try of the same shard
-    return path
+    while True:
+        try:
+            if create(path := folder / f"{name}.{number}", json.dumps(facts).encode()):
+                return path
+            number += 1  # another driver's try of the same shard
+        except FileNotFoundError:  # another driver has finished the folder, and removed this one
+            folder.mkdir(exist_ok=True)
 
 
 def _death(path: Place, run_id: str) -> dict[str, Any] | None:

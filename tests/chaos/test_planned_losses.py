@@ -17,7 +17,7 @@ from tests.engine.toys import Squares, SquaresConfig
 pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("ray_here")]
 
 SHARD_S, SHARDS, KILLS_AN_HOUR = 2.0, 90, 120.0
-RATES = Rates(1000.0, 1000.0, 1000.0, 1e4, 100.0, 0.0, 1e-9, "a test")
+RATES = Rates(1000.0, 1000.0, 1000.0, 1000.0, 1e4, 100.0, 0.0, 1e-9, "a test")
 
 
 def seconds_of(out, shards: int, kill_after=()) -> float:

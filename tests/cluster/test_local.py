@@ -255,6 +255,8 @@ def test_every_script_runs_as_a_job(cluster, place, tmp_path):  # noqa: F811
         "select": ["--queries", o / "queries", "--like", place / "corpus", "--out", o / "selected"],
         "ratio": ["--queries", o / "queries", "--documents", corpus / "documents", "--prompts", o / "prompts", "--backbone", llama,
                   "--document-tokens", "16", "--query-tokens", "8", "--out", o / "ratios"],
+        "score-queries": ["--queries", o / "queries", "--documents", corpus / "documents", "--model", encoder, "--max-length", "48",
+                          "--out", o / "scored"],
         "round-trip": ["--queries", o / "queries", "--documents", corpus / "documents", "--out", o / "back"],
         "import-queries": ["--source", elsewhere, "--documents", corpus / "documents", "--out", o / "imported"],
         "export": ["--queries", o / "queries", "--documents", corpus / "documents", "--format", "pairs", "--out", o / "exported"],
@@ -273,7 +275,7 @@ def test_every_script_runs_as_a_job(cluster, place, tmp_path):  # noqa: F811
         "tune-pipeline": ["--documents", corpus / "documents", "--prompts", o / "prompts", "--backbone", llama, "--start", encoder,
                           "--out", o / "tune-p", "--trials", "1", "--rungs", "1", "--generate.max-new-tokens", "6",
                           "--generate.document-tokens", "16", "--reranker.epochs", "1", "--reranker.max-length", "48"],
-        "experiment": ["--file", write_matrix(place, o, recipes=("start",)), "--out", o / "experiment"],
+        "experiment": ["--file", write_matrix(place, o, recipes=("as-it-is",)), "--out", o / "experiment"],
     }
     scripts = {re.search(r'job\("(.+)"\)', p.read_text())[1] for p in (ROOT / "jobs").glob("*.py") if p.name != "__init__.py"}
     assert set(jobs) == scripts - {"run"}

@@ -27,7 +27,8 @@ def test_it_trains_on_the_documents_that_our_training_takes_and_is_judged_on_tho
     train = baseline._train
     monkeypatch.setattr(baseline, "_train", lambda *given: mined.append(given[-1]) or train(*given))
     config = reranker_config(tmp_path, held_out_share=0.25)
-    mining = MiningSettings(encoder=str(tiny_bi_encoder(tmp_path / "encoder")), negatives=2, range_max=8, batch=4, learning_rate=1e-3)
+    mining = MiningSettings(encoder=str(tiny_bi_encoder(tmp_path / "encoder")), negatives=2, range_max=8, batch=4, learning_rate=1e-3,
+                            relative_margin=None)
     success = train_baseline(config, mining)
     ours = RerankerTraining(config)
     assert success["facts"]["queries"] == len(ours.batches.examples) == 9
@@ -53,7 +54,8 @@ def test_bm25s_score_stands_between_query_and_document_in_training_and_in_rankin
     monkeypatch.setattr(baseline, "with_score", lambda *of: seen.append(of[:2]) or real(*of))
     config = reranker_config(tmp_path, held_out_share=0.25)
     encoder = str(tiny_bi_encoder(tmp_path / "encoder"))
-    mining = MiningSettings(encoder=encoder, negatives=2, range_max=8, batch=4, learning_rate=1e-3, bm25_as_text=True)
+    mining = MiningSettings(encoder=encoder, negatives=2, range_max=8, batch=4, learning_rate=1e-3, bm25_as_text=True,
+                            relative_margin=None)
     train_baseline(config, mining)
     assert len(seen) == 9 * 3 and max(score for _, score in seen) > 0
     query = "wing flow"

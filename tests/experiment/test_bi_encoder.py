@@ -8,8 +8,8 @@ from torch.nn import Identity
 
 from readqg.config import BiEncoderSettings
 from readqg.evaluation.encoder import BiEncoder
-from readqg.experiment import bi_encoder
-from readqg.experiment.bi_encoder import train_bi_encoder
+from readqg.experiments import bi_encoder
+from readqg.experiments.bi_encoder import train_bi_encoder
 from readqg.reranker.training import RerankerTraining
 from tests.builders import tiny_bi_encoder
 from tests.reranker.corpus import DOCUMENTS, reranker_config

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from readqg.experiment.comparing import compare, holm
+from readqg.experiments.comparing import compare, holm
 
 
 def values(differences, base=0.5):

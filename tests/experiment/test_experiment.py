@@ -10,8 +10,8 @@ import yaml
 
 from readqg import api, runs
 from readqg.config import ExperimentConfig
-from readqg.experiment import results
-from readqg.experiment.matrix import read_matrix
+from readqg.experiments import results
+from readqg.experiments.matrix import read_matrix
 from tests.builders import tiny_bi_encoder
 from tests.generator.pairs import pair_row, write_pairs
 from tests.test_pipeline import place  # noqa: F401  (a fixture)
@@ -19,10 +19,10 @@ from tests.test_pipeline import place  # noqa: F401  (a fixture)
 pytestmark = pytest.mark.slow
 
 
-def write(place, folder, recipes=("off", "start", "half")):  # noqa: F811
+def write(place, folder, recipes=("off", "as-it-is", "half")):  # noqa: F811
     every = {
         "off": {"run": {"reranker": {"w_mr": 0}}, "note": "positives only"},
-        "start": {"train": False},
+        "as-it-is": {"train": False},
         "half": {"run": {"reranker": {"w_mr": 0}}, "average": 0.5, "published": {"small": 12.3}},
     }
     values = {
@@ -50,13 +50,13 @@ def test_cells_are_done_once_share_what_they_can_and_go_on(place, tmp_path, ray_
     made = inodes(out)
     assert api.experiment(ExperimentConfig(file=str(path), out=str(out)))["done"] == 3
     assert made.items() <= inodes(out).items()
-    names = sorted(p.name.split("-")[0] for p in (out / "shared/small").iterdir() if p.is_dir())
+    names = sorted(p.name.split("-")[0] for p in (out / "shared").iterdir() if p.is_dir())
     assert names == ["averaged", "bm25", "corpus", "fused", "fused", "fused", "queries", "ranked", "ranked", "ranked", "reranker"]
 
     rows = pq.read_table(out / "results.parquet").to_pylist()
     assert len(rows) == 3 * 5 * 7  # cells, systems, queries (one of them without a result)
     by = {(row["recipe"], row["system"], row["query_id"]): row["ndcg"] for row in rows}
-    assert all(by["start", "recipe", q] == by["start", "start", q] for _, _, q in by)
+    assert all(by["as-it-is", "recipe", q] == by["as-it-is", "start", q] for _, _, q in by)
     costs = {(row["recipe"], row["system"]): (row["seconds"], row["parameters"], row["flops"]) for row in rows}
     seconds, parameters, flops = costs["half", "recipe-fused"]
     assert seconds > 0 and parameters > 0 and flops > 0 and costs["half", "start"] == costs["half", "bm25"] == (None, None, None)
@@ -80,13 +80,15 @@ def test_every_switch_at_once_and_the_baseline(place, tmp_path, ray_here):  # no
     encoder = str(tiny_bi_encoder(tmp_path / "encoder"))
     (tmp_path / "real.txt").write_text("wing flow\nwhat is heat\n")
     values = yaml.safe_load(write(place, tmp_path, ("off",)).read_text())
+    values |= {"pairs": pairs, "guard": {"documents": 6, "examples": 1, "encoder": encoder, "near": 1.0}}
     values["recipes"] = {
         "all": {"run": {
             "max_documents": 20, "sampling": "coverage", "coverage": {"encoder": encoder}, "queries_like": str(tmp_path / "real.txt"),
             "generate": {"relevances": [1.0, 0.5, 0.25], "samples": 2},
             "rank": {"passages": "max", "passage_tokens": 16, "passage_stride": 8},
             "fusion": {"weight": "learned"}, "candidates": "both", "dense": {"encoder": encoder},
-            "reranker": {"w_anchor": 1.0, "replay": pairs, "ratio_min": -1e9, "negative_round_trip": 10, "unverified": "drop",
+            "reranker": {"w_anchor": 1.0, "replay": pairs, "ratio_min": -1e9, "score_best": 1.0,
+                         "negative_round_trip": 10, "unverified": "drop",
                          "mined": 2, "mined_by": "negative", "graded": 1, "negative_relevance": 0.25}}},
         "mined": {"trainer": "sentence_transformers", "mining": {"encoder": encoder, "negatives": 2, "range_max": 8, "batch": 8},
                   "run": {"reranker": {"w_mr": 0}, "fusion": {"weight": "learned"}}},
@@ -96,7 +98,7 @@ def test_every_switch_at_once_and_the_baseline(place, tmp_path, ray_here):  # no
     (tmp_path / "matrix.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     out = tmp_path / "out"
     assert api.experiment(ExperimentConfig(file=str(tmp_path / "matrix.yaml"), out=str(out)))["done"] == 3
-    folders = {p.name.split("-")[0]: p for p in (out / "shared/small").iterdir() if p.is_dir()}
+    folders = {p.name.split("-")[0]: p for p in (out / "shared").iterdir() if p.is_dir()}
     assert {"chosen", "queries", "select", "round", "ratio", "reranker", "baseline", "fused", "dense", "first", "bi",
             "searched"} <= folders.keys()
     rows = pq.read_table(folders["ratio"]).to_pylist()
@@ -106,8 +108,13 @@ def test_every_switch_at_once_and_the_baseline(place, tmp_path, ray_here):  # no
     assert all("anchor" in line for line in log if "loss" in line)
     assert json.loads((folders["reranker"] / "readqg.json").read_text())["fusion_weight"] >= 0
     facts = json.loads((out / "cells/small/all/0/facts.json").read_text())
-    assert {"coverage", "select", "round-trip", "ratio", "train"} <= facts["seconds"].keys()
+    assert {"coverage", "select", "round-trip", "ratio", "score-queries", "train", "guard"} <= facts["seconds"].keys()
+    assert {side["documents"] for side in facts["outside"].values()} == {6} and facts["trained_on"]["documents_trained"] > 0
+    outside = {row["doc_id"] for p in (out / "shared").glob("outside-*") for row in pq.read_table(p).to_pylist()}
+    assert len(outside) == 6 and not outside & {row["doc_id"] for row in pq.read_table(folders["ratio"]).to_pylist()}
+    assert "The guard against judged queries" in (out / "tables.md").read_text()
     mined = json.loads((out / "cells/small/mined/0/facts.json").read_text())
+    assert mined["outside"] is None, "it has queries for every document"
     assert mined["guard"]["use"] in ("start", "tuned") and mined["operations"] is None and facts["operations"]["flops"] > 0
     searching = json.loads((out / "cells/small/searching/0/facts.json").read_text())
     assert searching["guard"] is None and searching["operations"] is None and searching["seconds"]["train"] > 0
@@ -125,6 +132,6 @@ def test_a_table_of_a_part_gives_no_means_of_other_collections(place, tmp_path):
     both = matrix.model_copy(update={"collections": {**matrix.collections, "arguana": matrix.collections["small"]}})
     import pyarrow as pa
 
-    lines = {line["name"]: line for line in results.summarise(both, pa.Table.from_pylist(values), {})["lines"]}
+    lines = {line["name"]: line for line in results.summarise(both, results.by_row(pa.Table.from_pylist(values)), {})["lines"]}
     assert lines["off"]["mean"] == pytest.approx(60.0) and lines["off"]["without_arguana"] == pytest.approx(50.0)
     assert lines["half"]["mean"] is None and lines["half"]["difference"] is None

@@ -9,9 +9,9 @@ import yaml
 
 from readqg import cli
 from readqg.errors import ConfigError
-from readqg.experiment.cells import VALUES, CellRun, folder_of, is_done
-from readqg.experiment.matrix import cells_of, read_matrix
-from readqg.experiment.results import summarise
+from readqg.experiments.cells import VALUES, CellRun, folder_of, is_done
+from readqg.experiments.matrix import cells_of, read_matrix
+from readqg.experiments.results import by_row, contrasts, guards, summarise
 from readqg.places import place_of
 from readqg.shards import fingerprint
 
@@ -39,6 +39,11 @@ def test_cells_come_in_the_order_of_value_with_later_layers_winning(tmp_path):
     assert (by_name["a/base/1"].generate.seed, by_name["a/base/1"].reranker.seed, by_name["a/base/1"].max_documents) == (1, 1, 4)
 
 
+def test_a_recipe_may_have_fewer_seeds(tmp_path):
+    names = [cell.name for cell in cells_of(matrix(tmp_path, recipes={"base": {}, "once": {"seeds": 1}}, collections={"a": {}}))]
+    assert names == ["a/base/0", "a/once/0", "a/base/1"]
+
+
 def test_a_seed_varies_what_it_is_told_to(tmp_path):
     cells = list(cells_of(matrix(tmp_path, varies=["training"])))
     assert {(cell.seed, cell.config.generate.seed, cell.config.reranker.seed) for cell in cells} == {(0, 0, 0), (1, 0, 1)}
@@ -49,6 +54,10 @@ def test_a_seed_varies_what_it_is_told_to(tmp_path):
     ({"recipes": {"odd": {"run": {"corpus": "x"}}}}, "a/odd: corpus cannot be set"),
     ({"recipes": {"../odd": {}}}, "names are file names too"),
     ({"recipes": {}}, "recipes"),
+    ({"recipes": {"start": {}}}, "start: these are rows of every table"),
+    ({"contrasts": [["base", "othr"]]}, r"contrasts name 'othr': a row is a recipe, start or bm25, and may end in \+bm25"),
+    ({"recipes": {"odd": {"run": {"queries": "q.jsonl", "max_documents": None}, "few_shot": {}}}, "pairs": "p",
+      "collections": {"a": {}}}, "a/odd: queries are those of a file"),
     ({"recipes": {"odd": {"average": 0.5, "run": {"fusion": {"weight": "learned"}}}}}, "a/odd: fusion.weight is learned in training"),
     ({"recipes": {"odd": {"trainer": "bi_encoder", "run": {"fusion": {"weight": "learned"}}}}}, "a/odd: fusion.weight is learned"),
     ({"recipes": {"odd": {"trainer": "bi_encoder", "average": 0.5}}}, "odd: average is of the start and a tuned re-ranker"),
@@ -117,7 +126,8 @@ def test_a_file_that_is_no_matrix_is_refused(tmp_path):
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_experiments_that_come_along_resolve(path):
     matrix = read_matrix(str(path))
-    assert len(list(cells_of(matrix))) == len(matrix.seeds) * len(matrix.collections) * len(matrix.recipes)
+    seeds = sum(min(len(matrix.seeds), recipe.seeds or len(matrix.seeds)) for recipe in matrix.recipes.values())
+    assert len(list(cells_of(matrix))) == seeds * len(matrix.collections)
 
 
 def test_a_dry_run_lists_the_cells_and_remains_a_config(capsys):
@@ -174,11 +184,45 @@ def test_each_difference_has_the_row_that_it_is_taken_from(tmp_path):
     start = {"base": 0.5, "other": 0.5, "maxp": 0.625}
     rows = [{"collection": "a", "recipe": recipe, "seed": 0, "system": system, "query_id": "q", "ndcg": value, "recall": 1.0}
             for recipe in start for system, value in (("bm25", 0.25), ("start", start[recipe]), ("recipe", 0.75))]
-    lines = {line["name"]: line for line in summarise(asked, pa.Table.from_pylist(rows), {})["lines"]}
+    lines = {line["name"]: line for line in summarise(asked, by_row(pa.Table.from_pylist(rows)), {})["lines"]}
     assert list(lines) == ["BM25", "start", "start of maxp", "base", "other", "maxp"]
     for recipe, name in (("base", "start"), ("other", "start"), ("maxp", "start of maxp")):
         difference = lines[recipe]["mean"] - lines[name]["mean"]
         assert 100 * lines[recipe]["difference"].mean == pytest.approx(difference)
+
+
+def test_one_that_trains_nothing_is_compared_with_the_plain_start(tmp_path):
+    recipes = {"base": {}, "maxp": {"train": False, "run": {"rank": {"passages": "max"}}}}
+    asked = matrix(tmp_path, recipes=recipes, collections={"a": {}}, seeds=[0])
+    rows = [{"collection": "a", "recipe": recipe, "seed": 0, "system": system, "query_id": "q", "ndcg": value, "recall": 1.0}
+            for recipe, start in (("base", 0.5), ("maxp", 0.625)) for system, value in (("start", start), ("recipe", start))]
+    lines = {line["name"]: line for line in summarise(asked, by_row(pa.Table.from_pylist(rows)), {})["lines"]}
+    assert lines["maxp"]["difference"].mean == pytest.approx(0.125)
+
+
+def test_rows_are_compared_with_rows(tmp_path):
+    pairs = [["one", "other"], ["start+bm25", "start"], ["start+bm25", "bm25"], ["one+bm25", "start+bm25"], ["one", "absent"]]
+    asked = matrix(tmp_path, recipes={"absent": {}, "changed": {"run": {"rank": {"passages": "max"}}}, "one": {}, "other": {}},
+                   collections={"a": {}, "b": {}}, seeds=[0, 1], contrasts=pairs)
+    figures = {"bm25": 0.25, "start": 0.5, "start-fused": 0.625, "recipe": 0.75, "recipe-fused": 0.875}
+    rows = [{"collection": c, "recipe": recipe, "seed": seed, "system": system, "query_id": f"q{i}", "recall": 1.0,
+             "ndcg": value - (recipe == "other") * (0.25 if seed else 0.125) + (recipe == "changed") * 0.1}
+            for c in "ab" for recipe in ("changed", "one", "other") for seed in ((0,) if recipe == "other" else (0, 1))
+            for system, value in figures.items() for i in range(8)]
+    found = contrasts(asked, by_row(pa.Table.from_pylist(rows)))
+    assert [(f["name"], f["difference"].mean) for f in found] == [
+        ("one − other", pytest.approx(0.125)),  # of the seed that both have
+        ("start+bm25 − start", pytest.approx(0.125)), ("start+bm25 − bm25", pytest.approx(0.375)),
+        ("one+bm25 − start+bm25", pytest.approx(0.25))]
+    assert all(f["holm"] == pytest.approx(min(1.0, 5 * f["difference"].p), rel=0.3) for f in found), "five were asked for"
+
+
+def test_no_p_grows_with_what_is_done_later(tmp_path):
+    asked = matrix(tmp_path, recipes={name: {} for name in "abcd"}, collections={"a": {}}, seeds=[0])
+    rows = [{"collection": "a", "recipe": "a", "seed": 0, "system": system, "query_id": f"q{i}", "ndcg": value + i / 100, "recall": 1.0}
+            for system, value in (("start", 0.25), ("recipe", 0.5)) for i in range(12)]
+    line = summarise(asked, by_row(pa.Table.from_pylist(rows)), {})["lines"][-1]
+    assert line["holm"] == pytest.approx(4 * line["difference"].p)
 
 
 def test_a_weight_of_ones_own_is_compared_with_the_start_that_has_the_usual_one(tmp_path):
@@ -188,6 +232,23 @@ def test_a_weight_of_ones_own_is_compared_with_the_start_that_has_the_usual_one(
     rows = [{"collection": "a", "recipe": recipe, "seed": 0, "system": system, "query_id": "q", "ndcg": value, "recall": 1.0}
             for recipe, values in fused.items()
             for system, value in zip(("recipe", "start-fused", "recipe-fused"), (0.5, *values), strict=True)]
-    lines = {line["name"]: line for line in summarise(asked, pa.Table.from_pylist(rows), {}, "-fused")["lines"]}
+    lines = {line["name"]: line for line in summarise(asked, by_row(pa.Table.from_pylist(rows)), {}, "-fused")["lines"]}
     assert lines["own"]["difference"].mean == pytest.approx(-0.25)
     assert lines["base"]["difference"].mean == 0
+
+
+def test_what_the_guard_said_is_set_against_judged_queries_each_model_once():
+    def cell(use, difference, tuned, model=None):
+        verdict = {"use": use, "difference": difference}
+        return {"guard": verdict, "outside": {"plain": verdict, "fused": verdict}, "tuned": tuned, "model": model or tuned}
+
+    facts = {"a/one/0": cell("tuned", 0.2, "m1"), "a/again/0": cell("tuned", 0.2, "m1"), "a/two/0": cell("start", -0.1, "m2"),
+             "a/three/0": cell("start", 0.1, "m3"), "a/half/0": cell("start", 0.1, "m3", "averaged"), "a/bi/0": {"guard": None}}
+    gains = {"one": 0.25, "again": 0.25, "two": -0.125, "three": 0.125, "half": 0.0625, "bi": 0.5}
+    rows = [{"collection": "a", "recipe": recipe, "seed": 0, "system": system + fused, "query_id": "q", "ndcg": 0.5 + own, "recall": 1.0}
+            for recipe, gain in gains.items() for fused in ("", "-fused") for system, own in (("start", 0.0), ("recipe", gain))]
+    found = guards(facts, by_row(pa.Table.from_pylist(rows)))
+    assert [row["models"] for row in found] == [3, 3, 3]
+    for row in found:
+        assert [row[name] for name in ("tuned_better", "tuned_not", "start_better", "start_not")] == [1, 0, 1, 1]
+        assert row["tau"] == pytest.approx(1.0)

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from sentence_transformers import CrossEncoder
 from torch import nn
@@ -99,7 +100,18 @@ def test_the_card_says_what_the_guard_says(saved):
 def test_the_card_says_what_was_trained_on(saved, settings, said):
     stage, _, folder = saved
     config = type(stage.config).model_validate({**stage.config.model_dump(), **settings})
-    assert said in model_card(config, read_verdict(folder)[0], {}, {}, 2)
+    assert said in model_card(config, read_verdict(folder)[0], {}, {}, 2, {"stage": "generate"})
+
+
+def test_the_card_says_how_the_queries_were_made(saved):
+    stage, _, folder = saved
+    made = {"stage": "generate", "versions": {"readqg": "9.9"}, "models": {"prompts": "abc"},
+            "config": {"relevances": [1.0, 0.0], "decoding": "top_k", "shard_rows": 4}}
+    card = model_card(stage.config, read_verdict(folder)[0], {}, {}, 2, made)
+    assert "| queries made by | `readqg generate`, version 9.9, relevances 1.0 0.0, decoding top_k |" in card
+    assert "| fingerprint of the queries' prompts | `abc` |" in card
+    _, front, _ = card.split("---\n", 2)
+    assert yaml.safe_load(front)["license_link"] == "README.md"
 
 
 def test_the_folder_carries_the_weight_of_bm25_learned_on_the_held_out_documents(saved):

@@ -45,7 +45,8 @@ def test_rows_with_an_error_or_an_empty_query_are_left_out_and_counted(tmp_path)
     assert _triples(examples)["d4"] == Triple("d4", "q4", "n4")
     assert counts == {
         "rows": 9, "rows_with_error": 1, "rows_with_empty_query": 1, "rows_of_other_relevance": 1,
-        "positives_not_found": 0, "positives_of_low_ratio": 0, "negatives_found": 0, "negatives_not_verified": 0,
+        "positives_not_found": 0, "positives_of_low_ratio": 0, "positives_of_low_score": 0,
+        "negatives_found": 0, "negatives_not_verified": 0,
         "negatives_used_as_positives": 0, "documents": 4,
         "documents_without_positive": 1, "documents_without_negative": 1, "documents_usable": 2, "identical_pairs": 0,
         "repeated_positives": 0,
@@ -143,11 +144,11 @@ def test_too_few_documents_are_refused():
         _examples(2).split(0.1, 100)
 
 
-def test_a_placebo_of_the_same_document_takes_its_next_positive(tmp_path):
+def test_a_placebo_of_the_same_document_takes_its_last_positive_which_is_then_none(tmp_path):
     rows = [query_row("d1", 1.0, f"q{i}", i) for i in range(3)] + [*both_queries("d2")]
     examples, counts = _read(tmp_path, rows, negative="second_positive")
     assert [examples.triple(0, epoch) for epoch in range(3)] == [
-        Triple("d1", "q0", "q1"), Triple("d1", "q1", "q2"), Triple("d1", "q2", "q0")]
+        Triple("d1", "q0", "q2"), Triple("d1", "q1", "q2"), Triple("d1", "q0", "q2")]
     assert (len(examples), counts["documents_without_negative"]) == (1, 1)
 
 

@@ -148,7 +148,7 @@ def test_the_start_is_named_loudly(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "readqg"):
         found = announce(tmp_path)
     assert (found["use"], found["start"]) == ("start", "the-start")
-    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert [r.levelname for r in caplog.records] == ["WARNING", "INFO"] and "What may help, cheapest first" in caplog.records[1].message
     assert "USE THE START, the-start" in caplog.text
 
 

@@ -9,7 +9,7 @@ from readqg.places import Place
 from readqg.planning.calibrate import calibrate
 from readqg.planning.work import training, work_of
 
-_COMMON = ("import", "retrieve", "rank", "quality")
+_COMMON = ("import", "retrieve", "rank", "quality", "guard")
 """Stages that the start needs too, or that measure."""
 
 
@@ -35,7 +35,7 @@ def operations(config: RunConfig, corpus: Place, steps: int) -> dict[str, float]
     """`parameters` and `flops` of a `Cost`: estimated by the formula of `Work.flops` from the lengths of a sample of `corpus`, an imported
     folder, queries of 16 tokens, and the `steps` that the re-ranker was trained for."""
     sizes = calibrate(config, str(corpus), measure=False)
-    work = [work for work in work_of(sizes.corpus, config, sizes.scorer_bytes) if work.stage in ("generate", "ratio")]
+    work = [work for work in work_of(sizes.corpus, config, sizes.scorer_bytes) if work.stage in ("generate", "ratio", "score-queries")]
     work.append(training(sizes.corpus, config, sizes.scorer_bytes, steps * config.train.accumulation))
     return {"parameters": sizes.scorer_bytes // 4,
             "flops": sum(stage.flops(sizes.generator_parameters, sizes.scorer_parameters) for stage in work)}

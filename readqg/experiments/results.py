@@ -20,14 +20,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from markupsafe import Markup
+from scipy import stats
 
 import readqg
 from readqg.config import Matrix
+from readqg.config.experiment import FUSED
 from readqg.evaluation import charts
-from readqg.experiment.cells import folder_of
-from readqg.experiment.comparing import Comparison, compare, holm
-from readqg.experiment.costs import Cost
-from readqg.experiment.matrix import Cell
+from readqg.evaluation.quality_summary import SELF_JUDGED
+from readqg.experiments.cells import folder_of
+from readqg.experiments.comparing import Comparison, compare, holm
+from readqg.experiments.costs import Cost
+from readqg.experiments.matrix import Cell, cells_of
 from readqg.places import Place
 from readqg.shards import appearing, write_whole
 
@@ -35,14 +38,21 @@ _ARGUANA = "arguana"
 _FUSED = "-fused"
 ByCollection = dict[str, dict[int, dict[str, float]]]
 """collection -> seed -> query_id -> nDCG@10."""
+Values = dict[tuple[str, str, str], dict[int, dict[str, float]]]
+"""(recipe, system, collection) -> seed -> query_id -> nDCG@10."""
+_OF_THE_START = {"fusion", "rank", "retrieve", "candidates"}
+"""Fields of a recipe's `run` that change what its start is."""
 _QUALITY = {
     "diversity": ("diversity", "mean"), "rel_plus": ("rel+", "mean"), "rel_minus": ("rel−", "mean"), "delta": ("delta", "mean"),
     "control": ("control", "mean"), "query_plus": ("distinct, r = 1", "distinct"), "query_minus": ("distinct, r = 0", "distinct"),
     "bm25_rank_plus": ("in BM25's top 10, r = 1", "top_10"), "bm25_rank_minus": ("r = 0", "top_10"),
 }
 """Field of `quality_summary` -> what it is called, and the fact of it that is shown."""
+_JUDGED = ("rel_plus", "rel_minus", "delta", "control")
+"""Of these, those that a model judges."""
 _COSTS = (("seconds", pa.float64()), ("parameters", pa.int64()), ("flops", pa.float64()))
 """Columns of results.parquet for a `Cost`."""
+_NO_COSTS: dict[str, Any] = {"seconds": None, "flops": None, "parameters": None, "trained_on": "", "eq_6": ""}
 _CHART = "differences"
 _TITLES = {"": "Adapted against the start", _FUSED: "With BM25's score added: adapted + fusion against start + fusion"}
 
@@ -56,13 +66,15 @@ def write(out: Place, matrix: Matrix, cells: Sequence[Cell]) -> dict[str, Any]:
     table = pa.concat_tables(_with_costs(folder.values(), Cost.of(facts[cell.name])) for cell, folder in zip(cells, folders, strict=True))
     with appearing(out / "results.parquet") as partial:
         pq.write_table(table, partial, compression="zstd")
-    tables = [summarise(matrix, table, facts, suffix) for suffix in _TITLES]
+    values = by_row(table)
+    tables = [summarise(matrix, values, facts, suffix) for suffix in _TITLES]
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("readqg.experiment", "."), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.PackageLoader("readqg.experiments", "."), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         autoescape=jinja2.select_autoescape(("html.j2",)))
-    shown = {"matrix": matrix, "tables": tables, "cells": len(cells), "version": readqg.__version__,
+    shown = {"matrix": matrix, "tables": tables, "contrasts": contrasts(matrix, values), "guards": guards(facts, values),
+             "eq_6": any(line["eq_6"] for found in tables for line in found["lines"]), "cells": len(cells), "version": readqg.__version__,
              "machines": _machines(facts), "weights": _weights(facts),
-             "asked": len(matrix.seeds) * len(matrix.collections) * len(matrix.recipes)}
+             "asked": sum(1 for _ in cells_of(matrix))}
     for name in ("tables.md", "tables.html"):
         write_whole(out / name, environment.get_template(f"{name}.j2").render(**shown))
     for found in tables:
@@ -97,20 +109,25 @@ def _with_costs(values: pa.Table, cost: Cost) -> pa.Table:
     return values
 
 
-def summarise(matrix: Matrix, table: pa.Table, facts: dict[str, dict[str, Any]], suffix: str = "") -> dict[str, Any]:
+def by_row(table: pa.Table) -> Values:
+    values: Values = {}
+    for row in table.select(["recipe", "system", "collection", "seed", "query_id", "ndcg"]).to_pylist():
+        key = (row["recipe"], row["system"], row["collection"])
+        values.setdefault(key, {}).setdefault(row["seed"], {})[row["query_id"]] = row["ndcg"]
+    return values
+
+
+def summarise(matrix: Matrix, values: Values, facts: dict[str, dict[str, Any]], suffix: str = "") -> dict[str, Any]:
     """One table. `suffix`: "" compares recipes with the start, "-fused" fused recipes with the fused start.
 
     Rows: BM25 and the start, then a row a recipe that has a cell: nDCG@10 x 100 by collection, means over the collections with and
-    without ArguAna, the mean difference to the start with its 95 % interval and Holm's p over the rows, and what it cost. Where recipes
+    without ArguAna, the mean difference to the start with its 95 % interval, its p, and Holm's over all recipes that the matrix asks for
+    (those that are not there yet count as showing nothing, so that no p grows with what is done later), and what it cost. Where recipes
     change what BM25 or the start is (ranking by passages), there is a row of each, named by the recipes whose differences are to it; but
     one with a weight of BM25 of its own is compared with the start that has the others' weight. A recipe that lacks a collection has no
     means: they would be of other collections than its neighbours'."""
-    rows = table.to_pylist()
-    collections = [name for name in matrix.collections if any(row["collection"] == name for row in rows)]
-    values: dict[tuple[str, str, str], dict[int, dict[str, float]]] = {}
-    for row in rows:
-        key = (row["recipe"], row["system"], row["collection"])
-        values.setdefault(key, {}).setdefault(row["seed"], {})[row["query_id"]] = row["ndcg"]
+    collections = _collections(matrix, values)
+    rest = [name for name in collections if name.lower() != _ARGUANA]
     recipes = [name for name in matrix.recipes if any((name, "recipe", c) in values for c in collections)]
     compared: dict[str, Comparison] = {}
     lines = []
@@ -118,13 +135,13 @@ def summarise(matrix: Matrix, table: pa.Table, facts: dict[str, dict[str, Any]],
         measured_by = {name: {c: values[name, system, c] for c in collections if (name, system, c) in values} for name in recipes}
         for names, by in _alike(measured_by):
             name = f"{label} of {', '.join(names)}" if names else label
-            nothing: dict[str, Any] = {"note": "", "guard": "", "seconds": None, "flops": None, "published": {}}
+            nothing: dict[str, Any] = {"note": "", "guard": "", "published": {}, **_NO_COSTS}
             lines.append({"name": name, **nothing, **_means(by, collections)})
     for name in recipes:
         own = {c: values[name, f"recipe{suffix}", c] for c in collections if (name, f"recipe{suffix}", c) in values}
         reference = _reference(matrix, name, recipes)
         start = {c: values.get((reference, f"start{suffix}", c), {}) for c in own}
-        if any(start[c].keys() < own[c].keys() for c in own):  # not all of its cells are there yet
+        if not all(own[c].keys() <= start[c].keys() for c in own):  # not all of its cells are there yet
             start = {c: values[name, f"start{suffix}", c] for c in own}
         start = {c: {seed: start[c][seed] for seed in own[c]} for c in own}
         if len(own) == len(collections):
@@ -132,25 +149,90 @@ def summarise(matrix: Matrix, table: pa.Table, facts: dict[str, dict[str, Any]],
         lines.append({
             "name": name, "note": matrix.recipes[name].note, **_means(own, collections), **_quality(facts, name),
             **_costs(facts, name, whole=len(own) == len(collections)),
-            "published": matrix.recipes[name].published, "by_collection": {c: compare({c: own[c]}, {c: start[c]}) for c in own},
+            "rest": compare({c: own[c] for c in rest}, {c: start[c] for c in rest})
+            if 0 < len(rest) < len(collections) == len(own) else None,
+            "published": matrix.recipes[name].published, "published_quality": matrix.recipes[name].published_quality,
+            "by_collection": {c: compare({c: own[c]}, {c: start[c]}) for c in own},
         })
-    for name, p in zip(compared, holm([found.p for found in compared.values()]), strict=True):
+    unseen = [1.0] * (len(matrix.recipes) - len(compared))
+    for name, p in zip(compared, holm([found.p for found in compared.values()] + unseen), strict=False):
         line = next(line for line in lines if line["name"] == name)
         line["difference"], line["holm"] = compared[name], p
+    own_judge = any((found.get("quality") or {}).get("label") for found in facts.values())
     measured = [name for name in _QUALITY if any(line.get("quality", {}).get(name) is not None for line in lines)]
     return {"title": _TITLES[suffix], "collections": collections, "lines": lines,
             "chart": _chart(_TITLES[suffix], lines), "file": f"{_CHART}{suffix}.svg",
-            "measured": {name: _QUALITY[name][0] for name in measured},
+            "measured": {name: _QUALITY[name][0] + (f" ({SELF_JUDGED})" if own_judge and name in _JUDGED else "") for name in measured},
             "queries": {c: len(next(iter(v.values()))) for c in collections for (_, _, where), v in values.items() if where == c}}
 
 
+def contrasts(matrix: Matrix, values: Values) -> list[dict[str, Any]]:
+    """Of the matrix's contrasts those whose rows have all collections: name, `difference`, p, and Holm's over all that are asked for."""
+    collections = _collections(matrix, values)
+    recipes = [name for name in matrix.recipes if all((name, "recipe", c) in values for c in collections)]
+    plain = next((name for name in recipes if not _OF_THE_START & matrix.recipes[name].run.keys()), None)
+
+    def row(name: str) -> ByCollection | None:
+        own, fused = (name, "") if name in matrix.recipes else (name.removesuffix(FUSED), _FUSED if name.endswith(FUSED) else "")
+        recipe, system = (own, "recipe") if own in matrix.recipes else (plain, own)
+        found = {c: values[recipe, system + fused, c] for c in collections if recipe and (recipe, system + fused, c) in values}
+        return found if len(found) == len(collections) else None
+
+    there = [(f"{one} − {other}", first, second) for one, other in matrix.contrasts if (first := row(one)) and (second := row(other))]
+    found = [(name, compare(*_of_the_same_seeds(first, second))) for name, first, second in there]
+    adjusted = holm([difference.p for _, difference in found] + [1.0] * (len(matrix.contrasts) - len(found)))
+    return [{"name": name, "difference": difference, "holm": p} for (name, difference), p in zip(found, adjusted, strict=False)]
+
+
+def guards(facts: dict[str, dict[str, Any]], values: Values) -> list[dict[str, Any]]:
+    """What the guard said against what the judged queries say, over all cells, each model once: how often it named the adapted model
+    where that was better and where not, how often the start, and Kendall's tau-b of its difference with theirs. A row a way of asking."""
+    found = []
+    for name, of, system, same in (
+        ("in training", lambda cell: cell.get("guard"), "", "tuned"),
+        ("other queries, other documents", lambda cell: (cell.get("outside") or {}).get("plain"), "", "model"),
+        ("the same, with BM25's score added", lambda cell: (cell.get("outside") or {}).get("fused"), _FUSED, "model"),
+    ):
+        seen: dict[Any, tuple[dict[str, Any], float]] = {}
+        for cell, own in facts.items():
+            collection, recipe, seed = cell.split("/")
+            verdict = of(own)
+            if verdict and own.get(same) == own.get("tuned"):  # of weights that were averaged it says nothing
+                tuned, start = (values[recipe, f"{kind}{system}", collection][int(seed)] for kind in ("recipe", "start"))
+                gain = float(np.mean([tuned[query] - start[query] for query in tuned]))
+                seen.setdefault((collection, own.get("tuned") or cell), (verdict, gain))
+        if seen:
+            said, gains = [verdict["use"] == "tuned" for verdict, _ in seen.values()], [gain for _, gain in seen.values()]
+            tau = stats.kendalltau([verdict["difference"] for verdict, _ in seen.values()], gains).statistic if len(seen) > 1 else None
+            counted = Counter((use, gain > 0) for use, gain in zip(said, gains, strict=True))
+            found.append({
+                "name": name, "models": len(seen), "tau": None if tau is None or np.isnan(tau) else float(tau),
+                "tuned_better": counted[True, True], "tuned_not": counted[True, False],
+                "start_better": counted[False, True], "start_not": counted[False, False]})
+    return found
+
+
+def _of_the_same_seeds(one: ByCollection, other: ByCollection) -> tuple[ByCollection, ByCollection]:
+    """Those that both have; of sides that share none (BM25 has no seed that matters), all."""
+    shared = {c: one[c].keys() & other[c].keys() for c in one}
+    if not all(shared.values()):
+        return one, other
+    return {c: {seed: one[c][seed] for seed in shared[c]} for c in one}, {c: {seed: other[c][seed] for seed in shared[c]} for c in one}
+
+
+def _collections(matrix: Matrix, values: Values) -> list[str]:
+    return [name for name in matrix.collections if any(collection == name for _, _, collection in values)]
+
+
 def _reference(matrix: Matrix, recipe: str, recipes: Sequence[str]) -> str:
-    """The recipe whose start another is compared with: itself; or, where it weighs BM25 in its own way, the first that does not and changes
-    nothing else of the start. Against a start that its own weight spoils, any recipe would look good."""
-    changed = matrix.recipes[recipe].run
-    if "fusion" not in changed or changed.keys() & {"rank", "retrieve", "candidates"}:
+    """The recipe whose start another is compared with: itself; or, where it weighs BM25 in its own way, or trains nothing and changes the
+    start in another, the first that does not change it. Against a start that its own weight spoils, any recipe would look good, and
+    one that trains nothing is itself its start."""
+    settings = matrix.recipes[recipe]
+    changed = _OF_THE_START & settings.run.keys()
+    if not changed or (settings.train and changed != {"fusion"}):
         return recipe
-    return next((name for name in recipes if not {"fusion", "rank", "retrieve", "candidates"} & matrix.recipes[name].run.keys()), recipe)
+    return next((name for name in recipes if not _OF_THE_START & matrix.recipes[name].run.keys()), recipe)
 
 
 def _alike(own: dict[str, ByCollection]) -> list[tuple[list[str], ByCollection]]:
@@ -207,5 +289,17 @@ def _costs(facts: dict[str, dict[str, Any]], recipe: str, whole: bool) -> dict[s
     alike = len(_machines(facts)) == 1
     return {
         "seconds": _mean([cost.seconds for cost in costs if alike]), "flops": _mean([cost.flops for cost in costs]),
-        "guard": f"{verdicts.count('tuned')} of {len(verdicts)}" if verdicts else "",
+        "parameters": next((cost.parameters for cost in costs if cost.parameters), None),
+        "guard": f"{verdicts.count('tuned')} of {len(verdicts)}" if verdicts else "", **_trained_on(own),
+    }
+
+
+def _trained_on(own: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Means over cells in words: documents (steps), and loss (share in the right order) of Eq. 6; "" where there is none."""
+    trained = [found["trained_on"] for found in own if found.get("trained_on")]
+    documents, steps, loss, right = (
+        _mean([found.get(name) for found in trained]) for name in ("documents_trained", "steps", "eq_6", "eq_6_right"))
+    return {
+        "trained_on": "" if documents is None else f"{documents:.0f}" + (f" ({steps:.0f})" if steps is not None else ""),
+        "eq_6": "" if loss is None or right is None else f"{loss:.2f} ({right:.2f})",
     }

@@ -51,7 +51,8 @@ def train_bi_encoder(config: TrainRerankerConfig, settings: BiEncoderSettings) -
         _train(config, settings, encoder, trained, documents, [doc_id for doc_id in documents.ids if doc_id not in held_out_ids])
     made = folder.tmp / "model"
     encoder.model.save_pretrained(str(made), create_model_card=False)
-    return folder.commit_files(made, {**counts, "queries": len(trained.positives)})
+    return folder.commit_files(made, {
+        **counts, "queries": len(trained.positives), "documents_trained": len(trained) if settings.epochs else 0})
 
 
 def _train(

@@ -3,6 +3,6 @@
 `matrix` reads what is to be done, `cells` does one cell after another, `results` makes tables of what is there.
 """
 
-from readqg.experiment.runner import experiment
+from readqg.experiments.runner import experiment
 
 __all__ = ["experiment"]

@@ -17,6 +17,7 @@ from readqg.config import (
     Collection,
     FewShotConfig,
     GenerateSettings,
+    GuardSettings,
     Matrix,
     MiningSettings,
     QualitySettings,
@@ -55,6 +56,9 @@ class Cell:
     """Queries that the generator is measured by."""
     grid_documents: int
     quality: QualitySettings
+    guard: GuardSettings | None = None
+    pairs: str | None = None
+    """The matrix's, for the few-shot queries that the guard is measured by."""
 
     @property
     def name(self) -> str:
@@ -72,6 +76,7 @@ class Cell:
             **{name: {**settings.model_dump(), "encoder": _from_here(settings.encoder)} for name, settings in self._baseline.items()},
             "own_prompts": None if self.prompts is None else identity(self.prompts),
             "grid": None if self.grid is None else [identity(self.grid), self.grid_documents, identity(self.quality)],
+            **({} if self.guard is None else {"guard": {**self.guard.model_dump(), "encoder": _from_here(self.guard.encoder)}}),
         }
 
     def is_what(self, made: dict[str, Any]) -> bool:
@@ -100,7 +105,7 @@ class Cell:
     @property
     def writes(self) -> bool:
         """Whether queries are written."""
-        return self.settings.train or self.grid is not None
+        return (self.settings.train and self.config.queries is None) or self.grid is not None
 
     @property
     def prompts_made_of(self) -> dict[str, str]:
@@ -112,7 +117,7 @@ class Cell:
     def _places(self) -> dict[str, str | None]:
         """Files, folders and models that a recipe or the matrix names and others do without."""
         c = self.config
-        named = {"replay": c.reranker.replay, "queries_like": c.queries_like}
+        named = {"replay": c.reranker.replay, "queries_like": c.queries_like, "queries": c.queries}
         if c.sampling == "coverage":
             named["encoder"] = c.coverage.encoder
         if c.candidates == "both":
@@ -155,14 +160,16 @@ def read_matrix(path: str) -> Matrix:
 
 def cells_of(matrix: Matrix) -> Iterator[Cell]:
     """All cells, in the order of value. Raises `ConfigError` naming the cell whose settings are at fault."""
-    for seed in matrix.seeds:
+    for number, seed in enumerate(matrix.seeds):
         for collection, source in matrix.collections.items():
             for recipe, settings in matrix.recipes.items():
+                if settings.seeds is not None and number >= settings.seeds:
+                    continue
                 config = _config(matrix, collection, recipe, seed)
                 grid = c.make(c.GenerateSettings, config.generate.model_dump(), {"relevances": _GRID}) if matrix.grid_documents else None
                 yield Cell(
                     collection, recipe, seed, settings, source, config, _prompts(matrix, recipe, config, seed), grid, matrix.grid_documents,
-                    c.make(c.QualitySettings, matrix.quality))
+                    c.make(c.QualitySettings, matrix.quality), matrix.guard if settings.train else None, matrix.pairs)
 
 
 def _prompts(matrix: Matrix, recipe: str, config: RunConfig, seed: int) -> TrainGeneratorConfig | FewShotConfig | None:
@@ -212,7 +219,9 @@ def _merged(matrix: Matrix, collection: str, recipe: str, seed: int) -> RunConfi
     settings = matrix.recipes[recipe]
     try:
         config = make(RunConfig, merge(*layers, seeded))
-        if settings.train and settings.trainer == "readqg":
+        if config.queries is not None and (settings.generator is not None or settings.few_shot is not None):
+            raise ConfigError("queries are those of a file: leave generator and few_shot out")
+        if settings.train and settings.trainer == "readqg" and config.queries is None:
             config.reranker.check_asked(config.generate.relevances)
         return config
     except ConfigError as error:

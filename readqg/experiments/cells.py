@@ -22,19 +22,21 @@ import pyarrow.parquet as pq
 
 from readqg import api, models, runs
 from readqg.clock import Clock
-from readqg.config import SMOLLM2, DenseSettings, FewShotConfig, RunConfig, TrainGeneratorConfig, identity
+from readqg.config import SMOLLM2, DenseSettings, FewShotConfig, RetrieveConfig, RunConfig, TrainGeneratorConfig, identity, make
 from readqg.corpus import read_judgments
 from readqg.devices import machine
 from readqg.errors import InputError
 from readqg.evaluation.metrics import per_query
-from readqg.experiment.bi_encoder import train_bi_encoder
-from readqg.experiment.costs import operations
-from readqg.experiment.matrix import Cell, package_prompts
+from readqg.experiments.bi_encoder import train_bi_encoder
+from readqg.experiments.costs import operations
+from readqg.experiments.guarding import OutsideStage, verdict, write_asked
+from readqg.experiments.matrix import Cell, package_prompts
+from readqg.local import run_here
 from readqg.places import Place
 from readqg.reranker.averaging import average
 from readqg.reranker.baseline import train_baseline
-from readqg.reranker.selection import read_verdict
-from readqg.shards import appearing, fingerprint, read_json, stable_hash, write_whole
+from readqg.reranker.selection import LOG_FILE, read_verdict
+from readqg.shards import OutputFolder, appearing, fingerprint, open_input, read_json, stable_hash, write_whole
 from readqg.steps import Steps
 
 MEASURES = {"ndcg": "nDCG@10", "recall": "R@100"}
@@ -90,9 +92,9 @@ class CellRun:
 
     def __init__(self, out: Place, cell: Cell) -> None:
         self.cell = cell
-        self.shared = out / "shared" / cell.collection
+        self.shared = out / "shared"  # names say what a folder is made of, the corpus too
         self._spent: dict[str, tuple[str, float]] = {}
-        self._prompts = None if cell.prompts is None else out / "shared" / self._named("prompts", cell.prompts, cell.prompts_made_of)
+        self._prompts = None if cell.prompts is None else self.shared / self._named("prompts", cell.prompts, cell.prompts_made_of)
         self.config = cell.config if self._prompts is None else cell.config.model_copy(update={"prompts": str(self._prompts)})
         self.steps = Steps(self.config, self.shared / self._named("corpus", cell.source.source, cell.source.split, cell.config.documents))
 
@@ -145,7 +147,7 @@ class CellRun:
         """The tuned model, averaged with the start where the recipe says so; None for the start itself."""
         if not self.cell.settings.train:
             return None
-        queries = self._queries(self.config)
+        queries = self._written()
         for name, made_of, step in self.steps.passes():
             passed = self._place(name, queries.name, *made_of)
             with self._timed(name, passed):
@@ -191,9 +193,19 @@ class CellRun:
                 steps.choose(chosen)
         asked = steps.generate_config(self.shared / "unnamed", chosen)
         of = [chosen.name] if chosen else []
-        queries = self._place("queries", asked, config.prompts or package_prompts(), asked.backbone, asked.max_documents, *of)
+        prompts = package_prompts() if config.prompts is None else self._own_name(config.prompts)
+        queries = self._place("queries", asked, prompts, asked.backbone, asked.max_documents, *of)
         with self._timed(stage, queries):
             steps.generate(queries, chosen)
+        return queries
+
+    def _written(self) -> Place:
+        """Generated queries, or those that were written elsewhere."""
+        if self.config.queries is None:
+            return self._queries(self.config)
+        queries = self._place("imported", self.config.queries)
+        with self._timed("import-queries", queries):
+            self.steps.import_queries(queries)
         return queries
 
     def _quality(self) -> dict[str, Any] | None:
@@ -206,10 +218,44 @@ class CellRun:
         with self._timed("quality", place):
             return self.steps.quality(self.cell.quality, grid, place)
 
-    def _ranked(self, first: Place, model: str) -> Place:
+    def _outside(self, model: str) -> dict[str, Any] | None:
+        """What the guard would say by queries of another generator, of the model that ranks; with BM25's score added (`fused`) too. None
+        where no document is left for them."""
+        settings = self.cell.guard
+        if settings is None:
+            return None
+        examples = FewShotConfig(pairs=self.cell.pairs or "", out="", backbone=self.config.backbone or SMOLLM2, examples=settings.examples)
+        prompts = self.shared / self._named("prompts", examples, {"pairs": self.cell.pairs, "backbone": examples.backbone})
+        written = self._written()
+        chosen = self._place("outside", written.name, settings, settings.encoder)
+        generate = self.config.generate.model_copy(update={"relevances": (1.0,), "samples": 1, "temperature": settings.temperature})
+        whole = {"generate": generate, "prompts": str(prompts), "max_documents": None, "sampling": "hash"}
+        queries = self._place("queries", chosen.name, generate, prompts.name, examples.backbone)
+        with self._timed("guard", chosen):
+            stage = OutsideStage(settings, self.steps.documents, open_input(written), self.config.compute)
+            run_here(stage, OutputFolder.begin(chosen, stage.name, settings.model_dump(), stage.inputs(), stage.models()))
+        if not open_input(chosen).rows:  # queries were written for all
+            return None
+        with self._timed("guard", queries):
+            make_prompts(examples, str(prompts))
+            Steps(self.config.model_copy(update=whole), self.steps.corpus).generate(queries, chosen)
+        asked = write_asked(queries, self._place("asked", queries.name))
+        bm25 = self._place("bm25", asked.name, self.config.retrieve, settings.candidates)
+        retrieve = self.config.retrieve.model_copy(update={"top_k": settings.candidates, "drop_self": False})
+        places = {"documents": self.steps.documents, "queries": str(asked / "queries.jsonl"), "out": str(bm25)}
+        with self._timed("guard", bm25):
+            api.retrieve(make(RetrieveConfig, retrieve.model_dump(), places))
+        start, tuned = (self._ranked(bm25, ranker, "guard", str(asked / "queries.jsonl")) for ranker in (self.config.start, model))
+        start_fused = self._fused(start, bm25, self.steps.fusion_weight(self.tuned, "start"))
+        tuned_fused = self._fused(tuned, bm25, self.steps.fusion_weight(self.tuned, "tuned"))
+        qrels = read_judgments(asked / "qrels.tsv")
+        return {"plain": verdict(qrels, start, tuned), "fused": verdict(qrels, start_fused, tuned_fused)}
+
+    def _ranked(self, first: Place, model: str, stage: str = "rank", queries: str | None = None) -> Place:
+        """`queries`: other ones than the corpus's own."""
         place = self._place("ranked", first.name, self._own_name(model), self.config.rank)
-        with self._timed("rank", place):
-            self.steps.rank(first, model, place)
+        with self._timed(stage, place):
+            self.steps.rank(first, model, place, queries)
         return place
 
     def _searched(self, model: Place, judgments: str) -> Place:
@@ -237,14 +283,30 @@ class CellRun:
 
     def _facts(self, model: Place | None) -> dict[str, Any]:
         judged = model is not None and self.cell.settings.trainer != "bi_encoder"
-        verdict = read_verdict(self.tuned)[0] if judged else None
+        said = read_verdict(self.tuned)[0] if judged else None
+        quality, outside = self._quality(), self._outside(str(model)) if judged else None
         return {
-            "cell": self.cell.name, "identity": self.cell.identity, "quality": self._quality(), "seconds": self._seconds(),
+            "cell": self.cell.name, "identity": self.cell.identity, "quality": quality, "seconds": self._seconds(),
             "operations": self._operations(), "machine": machine(self.config.compute), "weights": self._weights(),
-            "guard": None if verdict is None else {
-                "use": verdict.use, "difference": verdict.difference, "interval": verdict.interval, "p_value": verdict.p_value,
-                "documents": verdict.held_out_documents},
+            "trained_on": self._trained_on(model), "outside": outside, "model": model.name if model is not None else None,
+            "tuned": self.tuned.name if model is not None else None,
+            "guard": None if said is None else {
+                "use": said.use, "difference": said.difference, "interval": said.interval, "p_value": said.p_value,
+                "documents": said.held_out_documents},
         }
+
+    def _trained_on(self, model: Place | None) -> dict[str, float] | None:
+        """What its training counted, and where it has Eq. 6, means over the logged steps: of the loss (`eq_6`), and of the share of pairs
+        that the model had in the right order already (`eq_6_right`); of a hinge that is never open nothing is learned."""
+        if model is None:
+            return None
+        found: dict[str, float] = dict(read_json(self.tuned / "_SUCCESS")["facts"])
+        if self.cell.settings.trainer == "readqg":
+            log = [json.loads(line) for line in (self.tuned / LOG_FILE).read_text().splitlines()]
+            steps = [line for line in log if "mr" in line]
+            for name, logged in (("eq_6", "mr"), ("eq_6_right", "negative_accuracy")):
+                found |= {name: sum(line[logged] for line in steps) / len(steps)} if steps else {}
+        return found
 
     def _weights(self) -> dict[str, str]:
         """Model -> fingerprint of what was loaded: under one name there may be several, as the sample's, which were dequantised."""

@@ -9,9 +9,9 @@ from typing import Any
 from readqg.config import ExperimentConfig, Matrix
 from readqg.engine import cluster
 from readqg.errors import ConfigError
-from readqg.experiment import results
-from readqg.experiment.cells import CellRun, folder_of, is_done
-from readqg.experiment.matrix import Cell, cells_of, read_matrix
+from readqg.experiments import results
+from readqg.experiments.cells import CellRun, folder_of, is_done
+from readqg.experiments.matrix import Cell, cells_of, read_matrix
 from readqg.places import Place, is_store, place_of
 from readqg.progress import Progress
 
