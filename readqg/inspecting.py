@@ -54,12 +54,13 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
     else:
         queries = _scored(queries, open_input(config.quality, ("doc_id", "rel_plus", "rel_minus")))
     kept = queries.filter(*_filters(config))
+    rank = pl.col("rank").fill_null(_NOT_FOUND).cast(pl.Int64)
     upside = pl.when(pl.col("relevance") < 0.5).then(-1).otherwise(1)
     order = {
         "likelihood": [pl.col("per_token"), -pl.col("times").cast(pl.Int64)],  # of queries made elsewhere there is no likelihood
         "score": [pl.col("score") * upside],
         "times": [-pl.col("times").cast(pl.Int64), pl.col("same")],
-        "rank": [-pl.when(pl.col("same") != "").then(pl.col("rank").fill_null(_NOT_FOUND)).cast(pl.Int64) * upside],
+        "rank": [-pl.when(pl.col("same") != "").then(pl.when(pl.col("relevance") < 0.5).then(_NOT_FOUND - rank).otherwise(rank))],
         "ratio": [pl.col("ratio") * upside],
         "start_score": [pl.col("start_score") * upside],
     }["times" if config.duplicates and config.sort == "likelihood" else config.sort]

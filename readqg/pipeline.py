@@ -11,6 +11,7 @@ OUT/reranker                               the tuned cross-encoder, with its gua
 OUT/bm25, OUT/start, OUT/tuned             runs, where the corpus comes with queries
 OUT/dense, OUT/first                       what a bi-encoder finds, and the best of it and of BM25, where `candidates` asks for them
 OUT/start-fused, OUT/tuned-fused           the same with BM25's scores added
+OUT/grid                                   queries at every r for a few documents, and their scores, for the report
 OUT/quality                                where asked
 OUT/summary.json, OUT/report.html
 ```
@@ -74,6 +75,9 @@ def run(config: c.RunConfig) -> dict[str, Any]:
         if searched:
             with clock.stage("rank"):
                 weights = _rank(steps, out)
+        if config.grid_documents and config.queries is None:
+            with clock.stage("grid"):
+                steps.grid(out / "grid", out / "reranker")
         if config.quality is not None:
             with clock.stage("quality"):
                 quality = steps.quality(config.quality, out / "queries", out / "quality")

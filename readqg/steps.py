@@ -16,6 +16,7 @@ from readqg.fusion import learned_weight
 from readqg.places import Place
 
 _C = TypeVar("_C", bound=c.Settings)
+_GRID = tuple(i / 10 for i in range(11))
 
 
 def prompts_of(config: c.RunConfig) -> str:
@@ -171,6 +172,15 @@ class Steps:
 
     def train(self, queries: Place, out: Place) -> dict[str, Any]:
         return api.train_reranker(self.train_config(queries, out))
+
+    def grid(self, out: Place, tuned: Place) -> None:
+        """Queries at every r for a few documents, and the scores of start and tuned model: for the report alone."""
+        generate = self.config.generate.model_copy(update={"relevances": _GRID, "samples": 1})
+        few = {"generate": generate, "max_documents": self.config.grid_documents, "sampling": "hash"}
+        Steps(self.config.model_copy(update=few), self.corpus).generate(out / "queries")
+        for name, model in (("start", self.config.start), ("tuned", str(tuned))):
+            places = {"queries": str(out / "queries"), "out": str(out / name), "model": model, "max_length": self.config.rank.max_length}
+            api.score_queries(self._stage(c.ScoreQueriesConfig, self.config.score_queries, places))
 
     def rank(self, run: Place, model: str, out: Place, queries: str | None = None) -> dict[str, Any]:
         """`queries`: other ones than the corpus's own."""

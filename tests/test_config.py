@@ -83,7 +83,7 @@ def test_training_says_at_which_relevances_it_wants_queries(relevances, settings
 
 
 @pytest.mark.parametrize(("relevances", "settings"), [
-    ([1.0, 0.0], {}), ([1.0], {"w_mr": 0}), ([1.0], {"negative": "other_document"}), ([1.0], {"negative": "second_positive"}),
+    ([1.0, 0.0], {}), ([1.0], {"w_mr": 0}), ([1.0], {"negative": "other_document"}), ([1.0], {"negative": "last_positive"}),
     ([1.0, 0.4, 0.0], {"negative_relevance": 0.4, "graded": 2}), ([1.0], {"w_mr": 0, "mined": 4}), ([1.0, 0.5], {"w_mr": 0, "graded": 1}),
 ])
 def test_and_is_content_with_those_that_it_uses(relevances, settings):

@@ -132,6 +132,7 @@ def test_what_later_stages_added_is_shown_and_sorted_by(tmp_path, capsys):
              "rank": rank, "ratio": ratio, "start_score": score} for i, (r, rank, ratio, score) in enumerate(added)]
     folder = str(write_folder(tmp_path / "all", rows, schema))
     assert shown(folder, sort="rank", relevance=1.0) == ["q1", "q2", "q0"] and shown(folder, sort="rank", relevance=0.0) == ["q3"]
+    assert shown(folder, sort="rank") == ["q1", "q3", "q2", "q0"], "a negative that finds its document is worse than a positive that does"
     assert shown(folder, sort="ratio", relevance=1.0) == ["q1", "q2", "q0"]
     assert shown(folder, sort="start_score", relevance=1.0) == ["q2", "q0", "q1"]
     told = capsys.readouterr().err

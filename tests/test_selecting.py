@@ -87,9 +87,9 @@ def test_with_one_sample_there_is_nothing_to_choose_from():
 
 
 def test_a_placebo_of_the_same_document_needs_two_samples_that_stay():
-    placebo = {"negative": "second_positive"}
+    placebo = {"negative": "last_positive"}
     for changes in ({}, {"generate": {"samples": 2}, "queries_like": "real.txt"}):
-        with pytest.raises(ValueError, match="second_positive needs two samples"):
+        with pytest.raises(ValueError, match="last_positive needs two samples"):
             RunConfig(reranker=placebo, **changes)
     RunConfig(reranker=placebo, generate={"samples": 2})
 

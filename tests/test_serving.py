@@ -31,7 +31,7 @@ def test_a_snippet_runs_and_ranks_as_the_model_does(title, at_a_model):
         exec(compile(block, f"{PAGE.name}: {title}", "exec"), values)
     expected = _expected(values.get("query", "heat in the boundary layer of a wing"))
     if title == "ONNX Runtime":
-        assert np.allclose(values["logits"], [expected[text] for text in values["documents"]], atol=1e-4)
+        assert np.allclose(1 / (1 + np.exp(-values["logits"])), [expected[text] for text in values["documents"]], atol=1e-4)
     elif title == "With BM25's score added":
         logits = _standardised([expected[text] for text in values["documents"].values()])
         fused = logits + 0.5 * _standardised([*values["bm25"].values()])

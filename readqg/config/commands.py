@@ -146,6 +146,8 @@ class RunConfig(Settings):
     """Start and tuned model are also evaluated with BM25's score added."""
     quality: QualitySettings | None = None
     """None: no measures of query quality beyond those of the report's own table."""
+    grid_documents: int = placement(8, ge=0)
+    """Documents for which the report shows queries at every r, 0, 0.1 ... 1, and what start and tuned model make of them; 0: none."""
     train: RerankerTrainSettings = RerankerTrainSettings()
     compute: Compute = Compute()
     price: float | None = placement(None, ge=0)
@@ -161,9 +163,9 @@ class RunConfig(Settings):
             raise ValueError("queries says which documents have some: leave max_documents, until_no_gain and sampling out")
         if self.queries_like and self.queries is None and self.generate.samples < 2:
             raise ValueError("queries_like chooses among the samples of a document, and generate.samples is 1: set it to 4, say")
-        placebo = self.reranker.w_mr > 0 and self.reranker.negative == "second_positive"
+        placebo = self.reranker.w_mr > 0 and self.reranker.negative == "last_positive"
         if placebo and (self.queries_like or (self.queries is None and self.generate.samples < 2)):
-            raise ValueError("reranker.negative: second_positive needs two samples of a document: set generate.samples to 2 or more, and "
+            raise ValueError("reranker.negative: last_positive needs two samples of a document: set generate.samples to 2 or more, and "
                              "leave out queries_like, which keeps one of them")
         return self
 
@@ -205,6 +207,12 @@ class PlanConfig(RunConfig):
     """A file that `save_rates` wrote, on a machine of the kind."""
     save_rates: str | None = None
     """A file to write the measured rates to, for `rates` elsewhere."""
+
+    @model_validator(mode="after")
+    def _queries_are_generated(self) -> PlanConfig:
+        if self.queries is not None:
+            raise ValueError("plan counts the work of generated queries: leave queries out")
+        return self
 
 
 class SubmitConfig(Settings):

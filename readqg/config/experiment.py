@@ -136,6 +136,11 @@ class Recipe(Settings):
     """So many of the matrix's seeds, the first ones; None: all."""
 
 
+    @property
+    def has_a_guard(self) -> bool:
+        return self.train and self.trainer != "bi_encoder"
+
+
 class Matrix(Settings):
     """What is done: every recipe on every collection with every seed, in the order of value: first all of the first seed, in it the
     collections as they are listed, in these the recipes."""
@@ -201,9 +206,10 @@ class Matrix(Settings):
         odd = [name for name in value if not re.match(_NAME, name)]
         if odd:
             raise ValueError(f"names are file names too: letters, digits, + . _ -; found {', '.join(map(repr, odd))}")
-        taken = [name for name in value if name in (BM25_ROW, START_ROW)]
+        taken = [name for name in value if name in (BM25_ROW, START_ROW) or name.endswith(FUSED)]
         if taken and info.field_name == "recipes":
-            raise ValueError(f"{', '.join(taken)}: these are rows of every table; give the recipe another name")
+            raise ValueError(f"{', '.join(taken)}: {BM25_ROW} and {START_ROW} are rows of every table, and {FUSED} marks a row with BM25's "
+                             "score added; give the recipe another name")
         return value
 
 

@@ -28,6 +28,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "RunConfig": {
             "max_documents": 64,
             "max_queries": 20,
+            "grid_documents": 3,
             "generate": {"document_tokens": 128, "max_new_tokens": 24, "shard_rows": 16},
             "reranker": {"epochs": 1, "max_length": 192, "held_out_share": 0.15},
             "retrieve": {"top_k": 20},

@@ -163,7 +163,7 @@ class RerankerSettings(Settings):
     """Of the logits in Eq. 6."""
     negative_pair: Literal["query_query", "query_document"] = "query_query"
     """Eq. 6's F(q, n), or F(n, d) in its place."""
-    negative: Literal["generated", "other_document", "second_positive"] = "generated"
+    negative: Literal["generated", "other_document", "last_positive"] = "generated"
     """Where n of Eq. 6 comes from: the document's query at `negative_relevance`; or, as a placebo, another document's positive query, or
     the document's last query at r = 1, which is then no positive (two samples at least are needed)."""
     negative_relevance: float = Field(0.0, ge=0, lt=1)

@@ -20,7 +20,7 @@ from readqg.crossencoder import CrossEncoderScorer
 from readqg.evaluation.encoder import BiEncoder
 from readqg.reranker.baseline import positive_pairs
 from readqg.reranker.examples import Examples
-from readqg.reranker.sampling import Filters, read_examples
+from readqg.reranker.sampling import Filters, read_split
 from readqg.reranker.training import open_queries
 from readqg.shards import OutputFolder
 
@@ -41,8 +41,7 @@ def train_bi_encoder(config: TrainRerankerConfig, settings: BiEncoderSettings) -
         {"queries": queries.fingerprint, "documents": documents.fingerprint}, used)
     if folder.done:
         return folder.success()
-    examples, counts = read_examples(queries, None, Filters.of(config))
-    trained, held_out = examples.split(config.held_out_share, config.held_out_max, counts)
+    trained, held_out, counts = read_split(queries, None, Filters.of(config), config.held_out_share, config.held_out_max)
     devices.set_threads(config.compute)
     device, _ = devices.device_and_dtype(config.compute)
     encoder = BiEncoder(models.resolve(settings.encoder), settings.pooling, config.max_length, config.batch_tokens, device, torch.float32)

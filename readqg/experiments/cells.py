@@ -29,7 +29,7 @@ from readqg.errors import InputError
 from readqg.evaluation.metrics import per_query
 from readqg.experiments.bi_encoder import train_bi_encoder
 from readqg.experiments.costs import operations
-from readqg.experiments.guarding import OutsideStage, verdict, write_asked
+from readqg.experiments.guarding import OutsideStage, verdict, with_sources, write_asked
 from readqg.experiments.matrix import Cell, package_prompts
 from readqg.local import run_here
 from readqg.places import Place
@@ -240,11 +240,14 @@ class CellRun:
             make_prompts(examples, str(prompts))
             Steps(self.config.model_copy(update=whole), self.steps.corpus).generate(queries, chosen)
         asked = write_asked(queries, self._place("asked", queries.name))
+        if asked is None:
+            return None
         bm25 = self._place("bm25", asked.name, self.config.retrieve, settings.candidates)
         retrieve = self.config.retrieve.model_copy(update={"top_k": settings.candidates, "drop_self": False})
         places = {"documents": self.steps.documents, "queries": str(asked / "queries.jsonl"), "out": str(bm25)}
         with self._timed("guard", bm25):
             api.retrieve(make(RetrieveConfig, retrieve.model_dump(), places))
+        bm25 = with_sources(bm25, asked, self.shared / f"{self._place('candidates', bm25.name).name}.trec")
         start, tuned = (self._ranked(bm25, ranker, "guard", str(asked / "queries.jsonl")) for ranker in (self.config.start, model))
         start_fused = self._fused(start, bm25, self.steps.fusion_weight(self.tuned, "start"))
         tuned_fused = self._fused(tuned, bm25, self.steps.fusion_weight(self.tuned, "tuned"))
@@ -310,7 +313,7 @@ class CellRun:
 
     def _weights(self) -> dict[str, str]:
         """Model -> fingerprint of what was loaded: under one name there may be several, as the sample's, which were dequantised."""
-        names = [self.config.start, *([self.config.backbone or SMOLLM2] if self.cell.writes else [])]
+        names = [self.config.start, *([self.config.backbone or SMOLLM2] if self.cell.writes or self.cell.guard else [])]
         return {name: models.fingerprint(name)[:12] for name in names}
 
     def _operations(self) -> dict[str, float] | None:

@@ -21,7 +21,7 @@ class Cost(NamedTuple):
     parameters: int | None
     """Weights of the re-ranker, all of them trained and used."""
     flops: float | None
-    """Of writing, judging by the ratio and training, as `operations` has them; None where they are not counted."""
+    """Of writing, judging by the ratio or the start, and training, as `operations` has them; None where they are not counted."""
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> Cost:

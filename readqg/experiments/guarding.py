@@ -18,13 +18,13 @@ import torch
 from readqg import devices, models
 from readqg.config import GuardSettings
 from readqg.config.machine import Compute
-from readqg.corpus import Documents, document_text
+from readqg.corpus import Documents, document_text, read_judgments
 from readqg.corpus.rows import SCHEMAS
 from readqg.evaluation.encoder import BiEncoder
 from readqg.evaluation.metrics import per_query
 from readqg.places import Place
 from readqg.reranker.selection import Validation, guard
-from readqg.runs import read_run
+from readqg.runs import read_run, write_trec
 from readqg.shards import InputFolder, open_input, stable_hash, write_whole
 from readqg.stage import ShardStage
 
@@ -84,14 +84,28 @@ class OutsideStage(ShardStage):
         return self._encoder.encode([document_text(row["title"], row["text"]) for row in rows])
 
 
-def write_asked(queries: Place, out: Place) -> Place:
-    """A folder with generated queries as a collection's own: `queries.jsonl` and `qrels.tsv`, for each its one document."""
+def write_asked(queries: Place, out: Place) -> Place | None:
+    """A folder with generated queries as a collection's own: `queries.jsonl` and `qrels.tsv`, for each its one document. None where there
+    are no queries."""
     rows = open_input(queries, _COLUMNS).read(columns=list(_COLUMNS)).to_pylist()
     asked = [row for row in rows if row["error"] is None and (row["query"] or "").strip()]
+    if not asked:
+        return None
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "queries.jsonl", "".join(json.dumps({"_id": f"q{n}", "text": row["query"]}) + "\n" for n, row in enumerate(asked)))
     lines = [f"q{n}\t{row['doc_id']}\t1\n" for n, row in enumerate(asked)]
     write_whole(out / "qrels.tsv", "query-id\tcorpus-id\tscore\n" + "".join(lines))
+    return out
+
+
+def with_sources(run: Place, asked: Place, out: Place) -> Place:
+    """The candidates of `run`, and where a query's own document is not among them, that one too, last: as `HeldOut` has it. `out`: a
+    TREC file."""
+    found = read_run(run)
+    for query, (source,) in read_judgments(asked / "qrels.tsv").items():
+        own = found.setdefault(query, {})
+        own.setdefault(source, min(own.values(), default=0.0))
+    write_trec(out, found)
     return out
 
 

@@ -76,13 +76,13 @@ class Cell:
             **{name: {**settings.model_dump(), "encoder": _from_here(settings.encoder)} for name, settings in self._baseline.items()},
             "own_prompts": None if self.prompts is None else identity(self.prompts),
             "grid": None if self.grid is None else [identity(self.grid), self.grid_documents, identity(self.quality)],
-            **({} if self.guard is None else {"guard": {**self.guard.model_dump(), "encoder": _from_here(self.guard.encoder)}}),
+            **({} if self.guard is None else {"guard": identity(self.guard)}),
         }
 
     def is_what(self, made: dict[str, Any]) -> bool:
         """Whether this identity of a cell that was made, now or by an earlier version, is this one's. Fields that have come since must
         have their defaults, so a default may change nothing; one that does raises the format's number."""
-        models: dict[str, BaseModel | None] = {"run": self.config, "own_prompts": self.prompts, **self._baseline}
+        models: dict[str, BaseModel | None] = {"run": self.config, "own_prompts": self.prompts, "guard": self.guard, **self._baseline}
         filled: dict[str, Any] = {
             name: with_later_fields(made[name], model) for name, model in models.items() if model is not None and made.get(name)}
         if self.grid is not None and made["grid"]:
@@ -124,6 +124,8 @@ class Cell:
             named["dense"] = c.dense.encoder
         if self.prompts is not None:
             named |= {name: place for name, place in self.prompts_made_of.items() if name != "backbone"}
+        if self.guard is not None:
+            named |= {"guard_pairs": self.pairs, "guard_encoder": self.guard.encoder}
         if self.grid is not None:
             named |= {"judge": self.quality.judge, "judging_encoder": self.quality.encoder}
         return {name: _from_here(place) for name, place in named.items() if place}
@@ -169,7 +171,7 @@ def cells_of(matrix: Matrix) -> Iterator[Cell]:
                 grid = c.make(c.GenerateSettings, config.generate.model_dump(), {"relevances": _GRID}) if matrix.grid_documents else None
                 yield Cell(
                     collection, recipe, seed, settings, source, config, _prompts(matrix, recipe, config, seed), grid, matrix.grid_documents,
-                    c.make(c.QualitySettings, matrix.quality), matrix.guard if settings.train else None, matrix.pairs)
+                    c.make(c.QualitySettings, matrix.quality), matrix.guard if settings.has_a_guard else None, matrix.pairs)
 
 
 def _prompts(matrix: Matrix, recipe: str, config: RunConfig, seed: int) -> TrainGeneratorConfig | FewShotConfig | None:

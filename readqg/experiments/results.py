@@ -71,7 +71,7 @@ def write(out: Place, matrix: Matrix, cells: Sequence[Cell]) -> dict[str, Any]:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("readqg.experiments", "."), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         autoescape=jinja2.select_autoescape(("html.j2",)))
-    shown = {"matrix": matrix, "tables": tables, "contrasts": contrasts(matrix, values), "guards": guards(facts, values),
+    shown = {"matrix": matrix, "tables": tables, "contrasts": contrasts(matrix, values), "guards": guards(matrix, facts, values),
              "eq_6": any(line["eq_6"] for found in tables for line in found["lines"]), "cells": len(cells), "version": readqg.__version__,
              "machines": _machines(facts), "weights": _weights(facts),
              "asked": sum(1 for _ in cells_of(matrix))}
@@ -139,10 +139,9 @@ def summarise(matrix: Matrix, values: Values, facts: dict[str, dict[str, Any]], 
             lines.append({"name": name, **nothing, **_means(by, collections)})
     for name in recipes:
         own = {c: values[name, f"recipe{suffix}", c] for c in collections if (name, f"recipe{suffix}", c) in values}
-        reference = _reference(matrix, name, recipes)
-        start = {c: values.get((reference, f"start{suffix}", c), {}) for c in own}
-        if not all(own[c].keys() <= start[c].keys() for c in own):  # not all of its cells are there yet
-            start = {c: values[name, f"start{suffix}", c] for c in own}
+        # Those whose cells are not all there yet, or that have fewer seeds, are passed over; in the end there is its own.
+        starts = ({c: values.get((reference, f"start{suffix}", c), {}) for c in own} for reference in _references(matrix, name, recipes))
+        start = next(start for start in starts if all(own[c].keys() <= start[c].keys() for c in own))
         start = {c: {seed: start[c][seed] for seed in own[c]} for c in own}
         if len(own) == len(collections):
             compared[name] = compare(own, start)
@@ -170,7 +169,7 @@ def contrasts(matrix: Matrix, values: Values) -> list[dict[str, Any]]:
     """Of the matrix's contrasts those whose rows have all collections: name, `difference`, p, and Holm's over all that are asked for."""
     collections = _collections(matrix, values)
     recipes = [name for name in matrix.recipes if all((name, "recipe", c) in values for c in collections)]
-    plain = next((name for name in recipes if not _OF_THE_START & matrix.recipes[name].run.keys()), None)
+    plain = max(_plain(matrix, recipes), key=lambda name: min(len(values[name, "recipe", c]) for c in collections), default=None)
 
     def row(name: str) -> ByCollection | None:
         own, fused = (name, "") if name in matrix.recipes else (name.removesuffix(FUSED), _FUSED if name.endswith(FUSED) else "")
@@ -184,23 +183,25 @@ def contrasts(matrix: Matrix, values: Values) -> list[dict[str, Any]]:
     return [{"name": name, "difference": difference, "holm": p} for (name, difference), p in zip(found, adjusted, strict=False)]
 
 
-def guards(facts: dict[str, dict[str, Any]], values: Values) -> list[dict[str, Any]]:
+def guards(matrix: Matrix, facts: dict[str, dict[str, Any]], values: Values) -> list[dict[str, Any]]:
     """What the guard said against what the judged queries say, over all cells, each model once: how often it named the adapted model
     where that was better and where not, how often the start, and Kendall's tau-b of its difference with theirs. A row a way of asking."""
     found = []
-    for name, of, system, same in (
-        ("in training", lambda cell: cell.get("guard"), "", "tuned"),
-        ("other queries, other documents", lambda cell: (cell.get("outside") or {}).get("plain"), "", "model"),
-        ("the same, with BM25's score added", lambda cell: (cell.get("outside") or {}).get("fused"), _FUSED, "model"),
+    for name, of, system in (
+        # In training it judged the weights before they were averaged with the start's.
+        ("in training", lambda _, cell: cell["guard"] if cell["model"] == cell["tuned"] else None, ""),
+        # Few-shot queries are no others to a recipe that was trained on some.
+        ("other queries, other documents", lambda recipe, cell: None if recipe.few_shot is not None else (cell["outside"] or {}).get("plain"), ""),
+        ("the same, with BM25's score added",
+         lambda recipe, cell: None if recipe.few_shot is not None else (cell["outside"] or {}).get("fused"), _FUSED),
     ):
-        seen: dict[Any, tuple[dict[str, Any], float]] = {}
+        seen: dict[tuple[str, str], tuple[dict[str, Any], float]] = {}
         for cell, own in facts.items():
             collection, recipe, seed = cell.split("/")
-            verdict = of(own)
-            if verdict and own.get(same) == own.get("tuned"):  # of weights that were averaged it says nothing
+            if own.get("model") and (verdict := of(matrix.recipes[recipe], own)):
                 tuned, start = (values[recipe, f"{kind}{system}", collection][int(seed)] for kind in ("recipe", "start"))
                 gain = float(np.mean([tuned[query] - start[query] for query in tuned]))
-                seen.setdefault((collection, own.get("tuned") or cell), (verdict, gain))
+                seen.setdefault((collection, own["model"]), (verdict, gain))
         if seen:
             said, gains = [verdict["use"] == "tuned" for verdict, _ in seen.values()], [gain for _, gain in seen.values()]
             tau = stats.kendalltau([verdict["difference"] for verdict, _ in seen.values()], gains).statistic if len(seen) > 1 else None
@@ -224,15 +225,19 @@ def _collections(matrix: Matrix, values: Values) -> list[str]:
     return [name for name in matrix.collections if any(collection == name for _, _, collection in values)]
 
 
-def _reference(matrix: Matrix, recipe: str, recipes: Sequence[str]) -> str:
-    """The recipe whose start another is compared with: itself; or, where it weighs BM25 in its own way, or trains nothing and changes the
-    start in another, the first that does not change it. Against a start that its own weight spoils, any recipe would look good, and
-    one that trains nothing is itself its start."""
+def _references(matrix: Matrix, recipe: str, recipes: Sequence[str]) -> list[str]:
+    """The recipes whose start another may be compared with, the best first: itself; but where it weighs BM25 in its own way, or trains
+    nothing and changes the start in another, those before that do not change it. Against a start that its own weight spoils, any recipe
+    would look good, and one that trains nothing is itself its start."""
     settings = matrix.recipes[recipe]
     changed = _OF_THE_START & settings.run.keys()
-    if not changed or (settings.train and changed != {"fusion"}):
-        return recipe
-    return next((name for name in recipes if not _OF_THE_START & matrix.recipes[name].run.keys()), recipe)
+    own_start = not changed or (settings.train and changed != {"fusion"})
+    return [recipe] if own_start else [*_plain(matrix, recipes), recipe]
+
+
+def _plain(matrix: Matrix, recipes: Sequence[str]) -> list[str]:
+    """Recipes that leave the start as it is."""
+    return [name for name in recipes if not _OF_THE_START & matrix.recipes[name].run.keys()]
 
 
 def _alike(own: dict[str, ByCollection]) -> list[tuple[list[str], ByCollection]]:

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from readqg.corpus import Documents
 from readqg.exporting.rows import usable
 from readqg.random_rows import in_order
-from readqg.reranker.card import SHOWN_SETTINGS
+from readqg.reranker.card import SHOWN_SETTINGS, WRITERS
 from readqg.shards import InputFolder, read_json
 
 _COLUMNS = ("doc_id", "relevance", "sample", "query", "log_likelihood", "n_tokens")
@@ -66,8 +66,10 @@ def card(begun: dict[str, Any], counts: Counter[str]) -> str:
     """The card in Markdown, with the hub's front matter. `begun`: `_config.json` of the queries."""
     environment = Environment(loader=PackageLoader("readqg.exporting", "."), undefined=StrictUndefined, keep_trailing_newline=True,
                               trim_blocks=True)
-    settings = {name: begun["config"][name] for name in SHOWN_SETTINGS if name in begun.get("config", {})}
+    wrote = begun["stage"] in WRITERS
+    settings = {name: begun["config"][name] for name in SHOWN_SETTINGS if wrote and name in begun.get("config", {})}
     size = next((name for limit, name in _SIZES if counts["rows"] < limit), "1B<n<10B")
     return environment.get_template("dataset_card.md.j2").render(
-        counts=counts, settings=settings, size=size, models=begun.get("models", {}), inputs=begun.get("inputs", {}), stage=begun["stage"],
+        counts=counts, settings=settings, size=size, inputs=begun.get("inputs", {}),
+        models=begun.get("models", {}) if wrote else {}, stage=begun["stage"],
         version=begun.get("versions", {}).get("readqg", "unknown"))

@@ -23,7 +23,7 @@ from readqg.errors import ConfigError
 from readqg.evaluation.encoder import BiEncoder
 from readqg.reranker.card import write_model
 from readqg.reranker.examples import Examples
-from readqg.reranker.sampling import Filters, read_examples
+from readqg.reranker.sampling import Filters, read_split
 from readqg.reranker.selection import HeldOut, guard, write_learned_weights
 from readqg.reranker.training import open_queries
 from readqg.retrieval import Bm25
@@ -43,8 +43,7 @@ def train_baseline(config: TrainRerankerConfig, mining: MiningSettings) -> dict[
         config.out, "baseline", asked, {"queries": queries.fingerprint, "documents": documents.fingerprint}, used)
     if folder.done:
         return folder.success()
-    examples, counts = read_examples(queries, None, Filters.of(config))
-    trained, held_out = examples.split(config.held_out_share, config.held_out_max, counts)
+    trained, held_out, counts = read_split(queries, None, Filters.of(config), config.held_out_share, config.held_out_max)
     devices.set_threads(config.compute)
     held_out_ids = {doc_id for _, doc_id in held_out.doc_ids()}
     model, pairs = _train(config, mining, trained, documents, [doc_id for doc_id in documents.ids if doc_id not in held_out_ids])

@@ -17,6 +17,7 @@ from readqg.reranker.selection import LOG_FILE, Verdict, best_validation, write_
 
 SHOWN_SETTINGS = ("relevances", "samples", "decoding", "top_k", "temperature", "document_tokens", "max_new_tokens", "seed")
 """Of `generate`, those that a card names."""
+WRITERS = ("generate", "import-queries")
 _IDENTITY = "torch.nn.modules.linear.Identity"
 
 
@@ -51,10 +52,11 @@ def model_card(
     made: Mapping[str, Any],
 ) -> str:
     """The card, in Markdown with the hub's front matter. `inputs`: the fingerprints of what was read; `made`: how the queries were."""
-    settings = {name: made["config"][name] for name in SHOWN_SETTINGS if name in made.get("config", {})}
+    wrote = made["stage"] in WRITERS  # of a filter between, settings and models are not the writer's
+    settings = {name: made["config"][name] for name in SHOWN_SETTINGS if wrote and name in made.get("config", {})}
     environment = Environment(loader=PackageLoader("readqg.reranker", "."), undefined=StrictUndefined, keep_trailing_newline=True)
     base_model = None if place_of(config.start).exists() else config.start  # the hub knows names, not folders
     start = base_model or config.start.rstrip("/").rpartition("/")[2]  # where a folder lies is nobody else's concern
     return environment.get_template("card.md.j2").render(
         c=config, start=start, v=verdict, counts=counts, inputs=inputs, steps=steps, base_model=base_model, stage=made["stage"],
-        version=made.get("versions", {}).get("readqg", "unknown"), settings=settings, models=made.get("models", {}))
+        version=made.get("versions", {}).get("readqg", "unknown"), settings=settings, models=made.get("models", {}) if wrote else {})

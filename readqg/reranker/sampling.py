@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain, pairwise
 from typing import Literal
 
@@ -21,7 +21,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from readqg.config import RerankerSettings
+from readqg.config import FEWEST_DOCUMENTS, RerankerSettings
+from readqg.errors import InputError
 from readqg.random_rows import RandomRows, in_order
 from readqg.reranker.examples import Examples
 from readqg.shards import InputFolder, stable_hash
@@ -37,8 +38,8 @@ _COUNTED = {
 }
 _ROWS_PAIRED_AT_A_TIME = 131_072
 SAME_RELEVANCE = 1e-6  # relevances are float32
-Negative = Literal["generated", "other_document", "second_positive"]
-OF_ITS_OWN: tuple[Negative, ...] = ("generated", "second_positive")
+Negative = Literal["generated", "other_document", "last_positive"]
+OF_ITS_OWN: tuple[Negative, ...] = ("generated", "last_positive")
 """Negatives that a document has or lacks itself."""
 
 
@@ -95,6 +96,25 @@ class Filters:
             not_found=pl.col("positive") & ~back, low_ratio=pl.col("positive") & ~likely, low_score=pl.col("positive") & ~high)
 
 
+def read_split(
+    folder: InputFolder, negative: Negative | None, filters: Filters, share: float, most: int,
+    found_by: Literal["positive", "negative"] | None = None, graded: bool = False,
+) -> tuple[Examples, Examples, dict[str, int]]:
+    """(trained, held out, counts) of `read_examples`, split as `Examples.split` has it. What the start scores highest is not held out for
+    it: `score_best` is a filter of what is trained on alone, for the held-out queries are to tell the start from what it becomes."""
+    examples, counts = read_examples(folder, negative, filters, found_by, graded)
+    if filters.score_best is None:
+        return (*examples.split(share, most, counts), counts)
+    whole, _ = read_examples(folder, negative, replace(filters, score_best=None), found_by, graded)
+    _, held_out = whole.split(share, most, counts)
+    ids = {doc_id for _, doc_id in held_out.doc_ids()}
+    kept = np.sort([number for number, doc_id in examples.doc_ids() if doc_id not in ids]).astype(np.int64)
+    if len(kept) < FEWEST_DOCUMENTS - 1:
+        raise InputError(f"score_best {filters.score_best} leaves {len(kept)} documents to train on beside those held out; training needs "
+                         f"{FEWEST_DOCUMENTS - 1}. Raise it, or generate queries for more documents.")
+    return examples.only(kept), held_out, counts
+
+
 def read_examples(
     folder: InputFolder, negative: Negative | None, filters: Filters | None = None,
     found_by: Literal["positive", "negative"] | None = None, graded: bool = False,
@@ -105,9 +125,10 @@ def read_examples(
     "generated"), but where training is `graded`; what `filters` leave out; then documents without a positive, or without a negative of
     their own where one is asked for ("other_document" is chosen batch by batch, in `Batches`), unless negatives have to be verified:
     then a document without one keeps its positive. Where `filters` leave out negatives that are found, documents and positives are those
-    of "generated" whatever `negative` is, so that controls without it, or with a placebo, train on the same ones. A pair of the same
-    words (but for case and white space) keeps its positive and loses its negative. The rows are looked at some at a time; what is kept
-    of each are hashes."""
+    of "generated" whatever `negative` is, so that controls without it, or with a placebo, train on the same ones; but for "last_positive",
+    which takes a document's last positive away from them: such a row needs one sample more than the row that it is set against. A pair
+    of the same words (but for case and white space) keeps its positive and loses its negative. The rows are looked at some at a time;
+    what is kept of each are hashes."""
     filters = filters or Filters()
     usable, documents, counts = _usable(folder, filters, graded)
     paired = [_paired(some, negative, filters) for some in _document_by_document(usable)]
@@ -142,11 +163,11 @@ def _paired(usable: pl.DataFrame, negative: Negative | None, filters: Filters) -
     """(document, positive and negative (rows), positive_words, same; how many documents have a positive), by document and k."""
     positives, negatives = _side(usable, "positive"), _side(usable, "negative")
     of_its_own = negative in OF_ITS_OWN
-    needed = of_its_own and (filters.unverified is None or negative == "second_positive")
+    needed = of_its_own and (filters.unverified is None or negative == "last_positive")
     kept = positives
     if filters.negative_round_trip and filters.unverified is None:
         kept = positives.join(negatives, on=["document", "k"], how="semi")
-    if negative == "second_positive":
+    if negative == "last_positive":
         negatives = _last_positive(positives)
     paired = kept.join(negatives, on=["document", "k"], how="inner" if needed else "left")
     pairs = paired.with_columns(same=pl.col("positive_words") == pl.col("negative_words")).sort("document", "k")

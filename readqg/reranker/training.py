@@ -40,7 +40,7 @@ from readqg.reranker.sampling import (
     ROUND_TRIP_COLUMNS,
     SCORE_COLUMNS,
     Filters,
-    read_examples,
+    read_split,
 )
 from readqg.reranker.scoring import TrainingScorer, keep_head_in_float32
 from readqg.reranker.selection import HeldOut, Validation, has_collapsed, verdict_from_log
@@ -69,11 +69,11 @@ class RerankerTraining(TrainStage):
         self.documents = Documents.open(config.documents)
         self._start = str(Path(config.start).absolute()) if Path(config.start).is_dir() else config.start
         self._models = {"start": models.fingerprint(config.start)}
-        examples, self.counts = read_examples(
-            self.queries, config.negative if config.reads_negatives else None, Filters.of(config),
-            found_by=config.mined_by if config.mined and config.mined_by != "random" else None, graded=config.graded > 0)
-        self._check(examples)
-        trained, self._held_out_examples = examples.split(config.held_out_share, config.held_out_max, self.counts)
+        trained, self._held_out_examples, self.counts = read_split(
+            self.queries, config.negative if config.reads_negatives else None, Filters.of(config), config.held_out_share,
+            config.held_out_max, found_by=config.mined_by if config.mined and config.mined_by != "random" else None,
+            graded=config.graded > 0)
+        self._check(trained, self._held_out_examples)
         held_out_ids = frozenset(doc_id for _, doc_id in self._held_out_examples.doc_ids())
         self.counts |= {"documents_trained": len(trained), "documents_held_out": len(self._held_out_examples)}
         others = config.w_mr > 0 and config.negative == "other_document"
@@ -89,15 +89,15 @@ class RerankerTraining(TrainStage):
         self.steps = -(-self.batches.per_epoch * config.epochs // self._accumulation)
         self._found: dict[int, list[int]] = {}
 
-    def _check(self, examples: Examples) -> None:
-        unknown = [doc_id for _, doc_id in examples.doc_ids() if doc_id not in self.documents]
+    def _check(self, examples: Examples, held_out: Examples) -> None:
+        unknown = [doc_id for _, doc_id in chain(examples.doc_ids(), held_out.doc_ids()) if doc_id not in self.documents]
         if unknown:
             raise InputError(
                 f"{self.config.documents} lacks {len(unknown)} of the {self.counts['documents_usable']} documents that "
                 f"{self.config.queries} has queries for, first {unknown[0]!r}. Give the documents that the queries were generated from.")
         said = left_out(self.counts)
         if self.config.reads_negatives and self.config.negative in OF_ITS_OWN and len(examples) and (examples.negatives < 0).all():
-            raise InputError(f"{self.config.queries}: none of {len(examples)} documents has a negative query; left out: {said}. "
+            raise InputError(f"{self.config.queries}: none of {self.counts['documents_usable']} documents has a negative query; left out: {said}. "
                              "Loosen the settings named there, or train on positives alone: w_mr 0, mined_by positive.")
         if self.config.graded and len(examples) and examples.below and not len(examples.below[0]):
             raise InputError(f"{self.config.queries} has no query at r under 1, and graded: {self.config.graded} asks for some. Generate "
@@ -274,6 +274,10 @@ def open_queries(config: TrainRerankerConfig) -> InputFolder:
                 raise InputError(f"{error}\n{asking}: give the output of `readqg {command} --queries {config.queries} --documents "
                                  f"{config.documents} --out OUT`.") from error
     folder = open_input(config.queries, columns)
+    scored_by = read_json(folder.path / "_config.json").get("models", {}).get("model")
+    if config.needs_scores and scored_by not in (None, models.fingerprint(config.start)):
+        raise InputError(f"{config.queries}: score_best asks for the scores of the start, {config.start}, and these are another model's. "
+                         f"Give `readqg score-queries --model {config.start}` again.")
     made = read_json(folder.path / "_config.json")
     if made["stage"] == "round-trip" and made["config"]["top_k"] < config.deepest_round_trip:
         raise InputError(f"{config.queries}: the round trip looked at the first {made['config']['top_k']} documents, and round_trip, "

@@ -44,9 +44,10 @@ class PipelineSearch(Search):
 
     def __init__(self, config: c.TunePipelineConfig) -> None:
         super().__init__(config, config.space)
-        if config.reranker.needs_round_trip or config.reranker.needs_ratio:
+        if config.reranker.needs_round_trip or config.reranker.needs_ratio or config.reranker.needs_scores:
             raise ConfigError("tune-pipeline trains on queries as they are written: the re-ranker's round_trip, negative_round_trip, "
-                              "mined, ratio_min and unverified have no place in it. Leave them out here, and set them in `readqg run`.")
+                              "mined, ratio_min, score_best and unverified have no place in it. Leave them out here, and set them in "
+                              "`readqg run`.")
         config.reranker.check_asked(config.generate.relevances)
         self._folder = open_input(config.documents, ("doc_id", "title", "text"))
         ids = subset(self._folder.read(columns=["doc_id"])["doc_id"].to_pylist(), config.max_documents)

@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 
+import ir_measures
 import pytest
 from aiohttp import ClientSession, CookieJar
 
@@ -107,6 +108,7 @@ def test_from_start_to_end_and_into_evaluate(folder, capsys, caplog):
     assert "3 queries judged" in shown and "Too few to tell: 197 more" in shown
     assert stopped["more_wins"] + stopped["fewer_wins"] == 2 and "wins_a" not in stopped and "wins_a" not in json.dumps(
         json.loads((folder / "out" / "summary.json").read_text()))
+    assert not (folder / "out" / "preferences.tsv").exists(), "nobody is to know before the end"
     with pytest.raises(FolderError, match=r"models\.b: the folder has"):
         api.compare(config_of(folder, b="bm25"))
     with pytest.raises(FolderError, match=r"shown: the folder has 5, this command 6"):
@@ -121,6 +123,11 @@ def test_from_start_to_end_and_into_evaluate(folder, capsys, caplog):
     qrels = read_judgments(folder / "out" / "qrels" / "test.tsv")
     assert sum(map(len, qrels.values())) == done["graded"]
     out = folder / "out"
+    assert {(q.query_id, q.doc_id, q.relevance) for q in ir_measures.read_trec_qrels(str(out / "qrels.trec"))} == {
+        (query, doc, grade) for query, docs in qrels.items() for doc, grade in docs.items()}
+    head, *rows = [line.split("\t") for line in (out / "preferences.tsv").read_text().splitlines()]
+    assert head == ["query_id", "query", "preferred"] and [row[2] for row in rows].count("tie") == done["ties"]
+    assert [row[2] for row in rows].count("b") == done["wins_b"] and len(rows) == done["judged"]
     evaluated = api.evaluate(EvaluateConfig(
         run=str(out / "b.trec"), against=str(out / "a.trec"), qrels=str(out / "qrels" / "test.tsv"), measures=("P@5", "nDCG@5")))
     assert (evaluated["judged"], evaluated["queries"], evaluated["unanswered"], evaluated["unjudged"]) == (3, 3, 0, 1)

@@ -54,7 +54,7 @@ def test_a_seed_varies_what_it_is_told_to(tmp_path):
     ({"recipes": {"odd": {"run": {"corpus": "x"}}}}, "a/odd: corpus cannot be set"),
     ({"recipes": {"../odd": {}}}, "names are file names too"),
     ({"recipes": {}}, "recipes"),
-    ({"recipes": {"start": {}}}, "start: these are rows of every table"),
+    ({"recipes": {"start": {}}}, "start: bm25 and start are rows of every table"),
     ({"contrasts": [["base", "othr"]]}, r"contrasts name 'othr': a row is a recipe, start or bm25, and may end in \+bm25"),
     ({"recipes": {"odd": {"run": {"queries": "q.jsonl", "max_documents": None}, "few_shot": {}}}, "pairs": "p",
       "collections": {"a": {}}}, "a/odd: queries are those of a file"),
@@ -237,18 +237,22 @@ def test_a_weight_of_ones_own_is_compared_with_the_start_that_has_the_usual_one(
     assert lines["base"]["difference"].mean == 0
 
 
-def test_what_the_guard_said_is_set_against_judged_queries_each_model_once():
+def test_what_the_guard_said_is_set_against_judged_queries_each_model_once(tmp_path):
+    asked = matrix(tmp_path, collections={"a": {}}, seeds=[0], pairs="p", recipes={
+        **{name: {} for name in ("one", "again", "two", "three", "bi", "kept")}, "half": {"average": 0.5}, "few": {"few_shot": {}}})
+
     def cell(use, difference, tuned, model=None):
         verdict = {"use": use, "difference": difference}
         return {"guard": verdict, "outside": {"plain": verdict, "fused": verdict}, "tuned": tuned, "model": model or tuned}
 
-    facts = {"a/one/0": cell("tuned", 0.2, "m1"), "a/again/0": cell("tuned", 0.2, "m1"), "a/two/0": cell("start", -0.1, "m2"),
-             "a/three/0": cell("start", 0.1, "m3"), "a/half/0": cell("start", 0.1, "m3", "averaged"), "a/bi/0": {"guard": None}}
-    gains = {"one": 0.25, "again": 0.25, "two": -0.125, "three": 0.125, "half": 0.0625, "bi": 0.5}
+    facts = {
+        "a/half/0": cell("tuned", 0.3, "m3", "averaged"), "a/one/0": cell("tuned", 0.2, "m1"), "a/again/0": cell("tuned", 0.2, "m1"),
+        "a/two/0": cell("start", -0.1, "m2"), "a/three/0": cell("start", 0.1, "m3"), "a/few/0": cell("start", -0.2, "m4"),
+        "a/bi/0": {"guard": None, "outside": None, "model": "m5", "tuned": "m5"}, "a/kept/0": {"guard": {"use": "start", "difference": 1}}}
+    gains = {"half": 0.375, "one": 0.25, "again": 0.25, "two": -0.125, "three": 0.125, "few": -0.25, "bi": 0.5, "kept": 0.5}
     rows = [{"collection": "a", "recipe": recipe, "seed": 0, "system": system + fused, "query_id": "q", "ndcg": 0.5 + own, "recall": 1.0}
             for recipe, gain in gains.items() for fused in ("", "-fused") for system, own in (("start", 0.0), ("recipe", gain))]
-    found = guards(facts, by_row(pa.Table.from_pylist(rows)))
-    assert [row["models"] for row in found] == [3, 3, 3]
-    for row in found:
-        assert [row[name] for name in ("tuned_better", "tuned_not", "start_better", "start_not")] == [1, 0, 1, 1]
-        assert row["tau"] == pytest.approx(1.0)
+    found = guards(asked, facts, by_row(pa.Table.from_pylist(rows)))
+    counts = [[row[name] for name in ("models", "tuned_better", "tuned_not", "start_better", "start_not")] for row in found]
+    assert counts == [[4, 1, 0, 1, 2], [4, 2, 0, 1, 1], [4, 2, 0, 1, 1]], "averaged weights outside alone, few-shot ones in training alone"
+    assert all(row["tau"] == pytest.approx(1.0) for row in found)

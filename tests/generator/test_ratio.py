@@ -138,7 +138,7 @@ def test_without_the_switch_the_ratio_is_not_asked(tmp_path):
     assert found.keys() == {"a", "c", "d", "e"} and counts["negatives_found"] == 1
 
 
-@pytest.mark.parametrize("negative", ["second_positive", "other_document", None])
+@pytest.mark.parametrize("negative", ["last_positive", "other_document", None])
 def test_controls_train_on_the_positives_that_negatives_are_beside(tmp_path, negative):
     rows = [row for doc_id, r, rank, ratio in VERIFIED for row in ((doc_id, r, rank, ratio), (doc_id, r, 1 if r else 2, ratio))]
     filters = Filters(negative_round_trip=8)
@@ -147,7 +147,7 @@ def test_controls_train_on_the_positives_that_negatives_are_beside(tmp_path, neg
     assert generated.keys() == found.keys() == {"a", "c", "d", "e"}
     assert all([p for p, _ in found[doc_id]] == [p for p, _ in generated[doc_id]] for doc_id in found)
     assert counts["documents_without_negative"] == counted["documents_without_negative"] == 1
-    assert found["a"] == [("q0", "q1" if negative == "second_positive" else None)]
+    assert found["a"] == [("q0", "q1" if negative == "last_positive" else None)]
 
 
 def test_a_query_asked_at_0_judges_no_model(tmp_path):

@@ -111,7 +111,7 @@ def test_the_card_says_how_the_queries_were_made(saved):
     assert "| queries made by | `readqg generate`, version 9.9, relevances 1.0 0.0, decoding top_k |" in card
     assert "| fingerprint of the queries' prompts | `abc` |" in card
     _, front, _ = card.split("---\n", 2)
-    assert yaml.safe_load(front)["license_link"] == "README.md"
+    assert yaml.safe_load(front)["license"] == "other"
 
 
 def test_the_folder_carries_the_weight_of_bm25_learned_on_the_held_out_documents(saved):

@@ -146,7 +146,7 @@ def test_too_few_documents_are_refused():
 
 def test_a_placebo_of_the_same_document_takes_its_last_positive_which_is_then_none(tmp_path):
     rows = [query_row("d1", 1.0, f"q{i}", i) for i in range(3)] + [*both_queries("d2")]
-    examples, counts = _read(tmp_path, rows, negative="second_positive")
+    examples, counts = _read(tmp_path, rows, negative="last_positive")
     assert [examples.triple(0, epoch) for epoch in range(3)] == [
         Triple("d1", "q0", "q2"), Triple("d1", "q1", "q2"), Triple("d1", "q0", "q2")]
     assert (len(examples), counts["documents_without_negative"]) == (1, 1)
@@ -215,7 +215,7 @@ def test_a_row_of_another_document_is_refused(tmp_path):
         examples.of("d1", 2)
 
 
-@pytest.mark.parametrize("negative", ["generated", "second_positive", None])
+@pytest.mark.parametrize("negative", ["generated", "last_positive", None])
 @settings(deadline=None, max_examples=20)
 @given(rows=st.lists(
     st.tuples(st.integers(0, 5), st.sampled_from([1.0, 0.4, 0.0]), st.integers(0, 1), st.sampled_from(["a", "A ", "b", "", None])),

@@ -16,6 +16,7 @@ from readqg.evaluation.report.calibration import Calibration
 from readqg.evaluation.report.learning import Learning
 from readqg.evaluation.report.measured import LABELS
 from readqg.evaluation.report.verdict import Evidence
+from readqg.evaluation.report.whole_grid import WholeGrid
 from readqg.evaluation.report.written import AtRelevance, Mean
 from readqg.progress import duration
 
@@ -23,6 +24,7 @@ STYLES = {"bm25": "s0", "first": "s0 hollow", "start": "s1", "tuned": "s2", "sta
 _TABLE_ROWS = 40
 _UNIT = (0.0, 1.0)
 _HISTOGRAM_BINS = 30
+_NAME_CHARS = 24
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,35 @@ def control(at: Sequence[AtRelevance]) -> list[Figure]:
             f"{caption} Band: 95 % interval over {means[0].count} documents.", ("r", y_label, "95 % interval"),
             [(f"{r:g}", f"{m.mean:.3f}".replace("-", "−"), f"{m.low:.3f} to {m.high:.3f}".replace("-", "−")) for r, m in points]))
     return figures
+
+
+def grid(found: WholeGrid) -> list[Figure]:
+    """How scores move with r before and after, and how a document's queries differ."""
+    rs, documents = list(found.scores), len(found.documents)
+    figures = []
+    if len(rs) > 1:
+        series = [
+            Series(LABELS[name], rs, [found.scores[r][i].mean for r in rs], [found.scores[r][i].low for r in rs],
+                   [found.scores[r][i].high for r in rs], style=STYLES[name], dots=True) for i, name in enumerate(("start", "tuned"))]
+        rows = [(f"{r:g}", *(f"{m.mean:.2f} ({m.low:.2f} to {m.high:.2f})".replace("-", "−") for m in found.scores[r])) for r in rs]
+        alt = f"Mean logit from r = {rs[0]:g} to {rs[-1]:g}: start {rows[0][1]} to {rows[-1][1]}; tuned {rows[0][2]} to {rows[-1][2]}"
+        figures.append(Figure(
+            "Score against r", charts.plot(series, "r, the relevance asked for", "mean logit", alt, x=(0, 1)),
+            "What start and tuned model make of queries at every r, with the document that they were written for. Both should rise. "
+            f"Bands: 95 % intervals over {documents} documents.", ("r", "start", "tuned"), rows))
+    if found.apart:
+        drawn = [(_short(title), value, f"{value:.2f}, {distinct} distinct") for title, value, distinct in found.apart]
+        alt = "; ".join(f"{title} {text}" for title, _, text in drawn)
+        figures.append(Figure(
+            "Query diversity", charts.bars(drawn, alt),
+            "How far apart a document's eleven queries are in their words: mean pairwise Jaccard distance of word stems, 0 the same words, "
+            "1 none in common.", ("document", "distance", "distinct queries"),
+            [(title, f"{value:.2f}", str(distinct)) for title, value, distinct in found.apart]))
+    return figures
+
+
+def _short(title: str) -> str:
+    return title if len(title) <= _NAME_CHARS else title[: _NAME_CHARS - 1].rstrip() + "…"
 
 
 def training(found: Learning) -> list[Figure]:

@@ -23,7 +23,8 @@ from readqg.evaluation.report.figures import Figure
 from readqg.evaluation.report.learning import Learning, learning
 from readqg.evaluation.report.measured import LABELS
 from readqg.evaluation.report.verdict import Evidence
-from readqg.evaluation.report.written import Mean, Written, quality, written
+from readqg.evaluation.report.whole_grid import whole_grid
+from readqg.evaluation.report.written import Grid, Mean, Written, quality, written
 from readqg.places import Place, place_of
 from readqg.random_rows import in_order
 from readqg.shards import open_input
@@ -65,6 +66,8 @@ class Page:
     scores: Figure | None
     written: Written
     control: list[Figure]
+    grid: list[Figure]
+    grid_documents: list[Grid]
     quality: list[tuple[str, Mean]]
     quality_facts: dict[str, Any] | None
     training: list[Figure]
@@ -88,7 +91,7 @@ def gather(out: Place, summary: dict[str, Any]) -> Page:
     found, config = summary["evaluation"], summary["config"]
     measures = list(next(iter(found["runs"].values()))) if found else []
     learned = learning(out / "reranker")
-    wrote = written(out)
+    wrote, whole = written(out), whole_grid(out)
     per_query = found["per_query"] if found else None
     moved = changes(out, per_query)
     evidence = verdict.evidence(summary)
@@ -102,7 +105,8 @@ def gather(out: Place, summary: dict[str, Any]) -> Page:
         before_after=_before_after(per_query, measures, learned), changes=moved,
         held_out=[] if per_query else _held_out(out, learned),
         calibration=calibrated, reliability=figures.reliability(calibrated) if calibrated else [], scores=_scores(out) if moved else None,
-        written=wrote, control=figures.control(wrote.at), quality=quality(out), quality_facts=summary["quality"],
+        written=wrote, control=figures.control(wrote.at), grid=figures.grid(whole) if whole else [],
+        grid_documents=whole.documents if whole else [], quality=quality(out), quality_facts=summary["quality"],
         training=[*_growth(summary), *figures.training(learned)],
         time=figures.time(summary["seconds"], config["compute"]["workers"], config.get("price")),
         fusion_weights=summary["fusion_weight"],

@@ -112,7 +112,7 @@ def quality(out: Place) -> list[tuple[str, Mean]]:
     if not (out / "quality" / "_SUCCESS").exists():
         return []
     table = open_input(out / "quality").read(columns=list(_QUALITY))
-    found = [(label, _mean(table[name].drop_null().to_pylist())) for name, label in _QUALITY.items()]
+    found = [(label, mean_of(table[name].drop_null().to_pylist())) for name, label in _QUALITY.items()]
     return [(label, mean) for label, mean in found if mean is not None]
 
 
@@ -131,8 +131,8 @@ def _lowest(rows: pl.DataFrame) -> pl.DataFrame:
 def _statistics(rows: pl.DataFrame, out: Place) -> tuple[list[AtRelevance], Mean | None]:
     rows = rows.filter(pl.col("query").fill_null("") != "")
     ids = rows["doc_id"].unique().sort().to_list()
-    of_document = dict(zip(ids, map(_stems, Documents.open(out / "corpus" / "documents").texts(ids)), strict=True))
-    stems = [_stems(text) for text in rows["query"]]
+    of_document = dict(zip(ids, map(stems_of, Documents.open(out / "corpus" / "documents").texts(ids)), strict=True))
+    stems = [stems_of(text) for text in rows["query"]]
     shared = [len(s & of_document[d]) / len(s) if s else None for s, d in zip(stems, rows["doc_id"], strict=True)]
     per_token = pl.col("log_likelihood") / pl.col("n_tokens")
     found = (pl.col("rank") <= _FOUND_AT).fill_null(False).cast(pl.Float64) if "rank" in rows.columns else pl.lit(None, pl.Float64)
@@ -144,14 +144,14 @@ def _statistics(rows: pl.DataFrame, out: Place) -> tuple[list[AtRelevance], Mean
     for relevance in sorted(rows["relevance"].unique().to_list(), reverse=True):
         mine = rows.filter(pl.col("relevance") == relevance)
         by_document = mine.group_by("doc_id").agg(pl.col("words", "shared", "per_token", "found").mean()).sort("doc_id")
-        means = {name: _mean(by_document[name].drop_nulls().to_list()) for name in ("words", "shared", "per_token", "found")}
+        means = {name: mean_of(by_document[name].drop_nulls().to_list()) for name in ("words", "shared", "per_token", "found")}
         words = means["words"]
         assert words is not None  # every row here has a query
         at.append(AtRelevance(relevance, len(mine), words, means["shared"] or Mean(0.0, 0.0, 0.0, 0), means["per_token"], means["found"],
-                              _mean(judged.get(round(relevance, 3), []))))
+                              mean_of(judged.get(round(relevance, 3), []))))
     first = rows.filter(pl.col("sample") == pl.col("sample").min().over("doc_id"))
-    distances = [_distance([stems[i] for i in group]) for group in first.group_by("doc_id").agg("stems").sort("doc_id")["stems"]]
-    return at, _mean([d for d in distances if d is not None])
+    distances = [distance([stems[i] for i in group]) for group in first.group_by("doc_id").agg("stems").sort("doc_id")["stems"]]
+    return at, mean_of([d for d in distances if d is not None])
 
 
 def _judged(out: Place) -> dict[float, list[float]]:
@@ -173,10 +173,10 @@ def _grids(rows: pl.DataFrame, out: Place) -> list[Grid]:
         return []
     ids = rows.sort("key")["doc_id"].unique(maintain_order=True).head(_SHOWN_DOCUMENTS).to_list()
     texts = titles(Documents.open(out / "corpus" / "documents"), ids)
-    return [Grid(doc_id, *texts[doc_id], _by_relevance(rows.filter(pl.col("doc_id") == doc_id))) for doc_id in ids]
+    return [Grid(doc_id, *texts[doc_id], by_relevance(rows.filter(pl.col("doc_id") == doc_id))) for doc_id in ids]
 
 
-def _by_relevance(rows: pl.DataFrame) -> list[tuple[float, list[str], int]]:
+def by_relevance(rows: pl.DataFrame) -> list[tuple[float, list[str], int]]:
     found: dict[float, list[str]] = {}
     for row in rows.sort("relevance", "sample", descending=[True, False]).to_dicts():
         found.setdefault(row["relevance"], []).append(_said(row))
@@ -189,19 +189,19 @@ def _said(row: dict[str, Any]) -> str:
     return cut(row["query"], _QUERY_CHARS) if row["query"] else "(empty)"
 
 
-def _stems(text: str) -> frozenset[str]:
+def stems_of(text: str) -> frozenset[str]:
     return frozenset(_STEMMER.stemWords([word for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS]))
 
 
 _STEMMER = Stemmer.Stemmer("porter")
 
 
-def _distance(sets: list[frozenset[str]]) -> float | None:
+def distance(sets: list[frozenset[str]]) -> float | None:
     """Mean over pairs of 1 - |shared| / |all|."""
     pairs = [1 - len(a & b) / len(a | b) for a, b in combinations(sets, 2) if a | b]
     return float(np.mean(pairs)) if pairs else None
 
 
-def _mean(values: Iterable[float]) -> Mean | None:
+def mean_of(values: Iterable[float]) -> Mean | None:
     array = np.array(list(values), dtype=np.float64)
     return Mean(float(array.mean()), *bootstrap_interval(array, _RESAMPLES), len(array)) if len(array) else None
