@@ -191,7 +191,8 @@ def guards(matrix: Matrix, facts: dict[str, dict[str, Any]], values: Values) -> 
         # In training it judged the weights before they were averaged with the start's.
         ("in training", lambda _, cell: cell["guard"] if cell["model"] == cell["tuned"] else None, ""),
         # Few-shot queries are no others to a recipe that was trained on some.
-        ("other queries, other documents", lambda recipe, cell: None if recipe.few_shot is not None else (cell["outside"] or {}).get("plain"), ""),
+        ("other queries, other documents",
+         lambda recipe, cell: None if recipe.few_shot is not None else (cell["outside"] or {}).get("plain"), ""),
         ("the same, with BM25's score added",
          lambda recipe, cell: None if recipe.few_shot is not None else (cell["outside"] or {}).get("fused"), _FUSED),
     ):

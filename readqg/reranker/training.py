@@ -97,8 +97,8 @@ class RerankerTraining(TrainStage):
                 f"{self.config.queries} has queries for, first {unknown[0]!r}. Give the documents that the queries were generated from.")
         said = left_out(self.counts)
         if self.config.reads_negatives and self.config.negative in OF_ITS_OWN and len(examples) and (examples.negatives < 0).all():
-            raise InputError(f"{self.config.queries}: none of {self.counts['documents_usable']} documents has a negative query; left out: {said}. "
-                             "Loosen the settings named there, or train on positives alone: w_mr 0, mined_by positive.")
+            raise InputError(f"{self.config.queries}: none of {self.counts['documents_usable']} documents has a negative query; left out: "
+                             f"{said}. Loosen the settings named there, or train on positives alone: w_mr 0, mined_by positive.")
         if self.config.graded and len(examples) and examples.below and not len(examples.below[0]):
             raise InputError(f"{self.config.queries} has no query at r under 1, and graded: {self.config.graded} asks for some. Generate "
                              "at more relevances (--relevances 1 0.75 0.5 0.25 0), or train without: graded 0.")
