@@ -79,8 +79,8 @@ def test_queries_made_elsewhere_take_the_place_of_generated_ones(place, tmp_path
 
 
 def test_every_stage_leaves_its_folder_and_verifies(out, capsys):
-    for name in ("corpus/documents", "corpus/queries", "corpus/judgments", "bm25", "queries", "reranker", "start", "tuned", "tuned-fused", "grid/queries",
-                 "grid/start", "grid/tuned"):
+    for name in ("corpus/documents", "corpus/queries", "corpus/judgments", "bm25", "queries", "reranker", "start", "tuned", "tuned-fused",
+                 "grid/queries", "grid/start", "grid/tuned"):
         assert (out / name / "_SUCCESS").exists(), name
     with pytest.raises(SystemExit) as stop:
         cli.main(["verify", str(out), "--json"])
