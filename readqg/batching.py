@@ -25,9 +25,8 @@ def tokens_for(device: torch.device | str, batch_tokens: int) -> int:
     return min(batch_tokens, CPU_BATCH_TOKENS) if torch.device(device).type == "cpu" else batch_tokens
 
 
-def token_batches(lengths: Sequence[int], max_tokens: int, alike: bool = False) -> list[list[int]]:
-    """Rows grouped so that padding wastes little: lists of indices into `lengths`, longest rows first; with `alike`, all rows of a batch
-    are of one length, so that there is none and attention needs no mask.
+def token_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Rows grouped so that padding wastes little: lists of indices into `lengths`, longest rows first.
 
     A batch's padded tokens (its longest row x its rows) are at most `max_tokens`, unless one row alone is longer: that row
     is a batch of its own. Every index is in one batch; the result depends on the arguments alone. The longest come first so
@@ -35,7 +34,7 @@ def token_batches(lengths: Sequence[int], max_tokens: int, alike: bool = False) 
     batches: list[list[int]] = []
     width = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if not batches or width * (len(batches[-1]) + 1) > max_tokens or (alike and lengths[index] != width):
+        if not batches or width * (len(batches[-1]) + 1) > max_tokens:
             batches.append([])
             width = lengths[index]
         batches[-1].append(index)

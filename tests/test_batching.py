@@ -128,11 +128,3 @@ def test_other_errors_are_not_taken_for_lack_of_memory():
 def test_a_function_that_forgets_a_row_is_refused():
     with pytest.raises(ValueError):
         run_batches([1, 1], 10, lambda rows: rows[:1])
-
-
-@given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 40))
-def test_alike_batches_hold_rows_of_one_length_and_every_row_once(lengths, budget):
-    batches = token_batches(lengths, budget, alike=True)
-    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len({lengths[row] for row in batch}) == 1 and (len(batch) == 1 or len(batch) * lengths[batch[0]] <= budget)

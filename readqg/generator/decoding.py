@@ -106,11 +106,9 @@ class QueryWriter:
         if self.settings.decoding == "top_k":
             keys = [row_key(self.settings.seed, item.doc_id, item.relevance, sample) for item in items for sample in item.samples]
             choose = KeyedTopK(end_id, keys, self.settings.top_k, self.settings.temperature)
-        # Writing wants many rows, whose tokens share one reading of the weights; reading wants few tokens at once on a CPU, and there the
-        # kernels without a mask gain more than fuller batches do.
+        # Writing wants many rows, whose tokens share one reading of the weights; reading wants few tokens at once on a CPU.
         lengths = [len(item.token_ids) + self.generator.added_tokens for item in items]
-        device = self.generator.device
-        batches = token_batches(lengths, tokens_for(device, self.settings.batch_tokens), alike=device.type == "cpu")
+        batches = token_batches(lengths, tokens_for(self.generator.device, self.settings.batch_tokens))
         encodings = [self.generator.encode(*_documents([items[i] for i in batch])) for batch in batches]
         row_of = {i: row for row, i in enumerate(chain.from_iterable(batches))}
         index = torch.tensor([row_of[i] for i, item in enumerate(items) for _ in item.samples])
