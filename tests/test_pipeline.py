@@ -36,12 +36,12 @@ def place(tmp_path_factory):
     return folder
 
 
-def run(place, out, *more):
+def run(place, out, *more, grid=0):
     flags = ["run", "--corpus", str(place / "corpus"), "--out", str(out), "--prompts", str(place / "prompts"),
              "--backbone", str(place / "backbone"), "--start", str(place / "start"), "--generate.max-new-tokens", "6",
              "--generate.document-tokens", "16", "--reranker.epochs", "1", "--reranker.max-length", "48", "--rank.max-length", "48",
              "--retrieve.top-k", "10", "--compute.max-error-share", "0.5",
-             "--compute.precision", "fp32", "--json", *more]
+             "--compute.precision", "fp32", "--grid-documents", str(grid), "--json", *more]
     with pytest.raises(SystemExit) as stop:
         cli.main(flags)
     return stop.value.code
@@ -49,7 +49,7 @@ def run(place, out, *more):
 
 @pytest.fixture(scope="module")
 def out(place, ray_here):
-    assert run(place, place / "out") == 0
+    assert run(place, place / "out", grid=2) == 0
     return place / "out"
 
 
