@@ -85,7 +85,8 @@ def summary_of(log):
 
 def whole_way(place, out, *more):  # noqa: F811
     return ["run", "--corpus", place / "corpus", "--out", out, "--grid-documents", "0", "--prompts", place / "prompts",
-            "--backbone", place / "backbone", "--start", place / "start", "--generate.max-new-tokens", "6", "--generate.document-tokens", "16", "--generate.shard-rows", "4",
+            "--backbone", place / "backbone", "--start", place / "start",
+            "--generate.max-new-tokens", "6", "--generate.document-tokens", "16", "--generate.shard-rows", "4",
             "--reranker.epochs", "1", "--reranker.max-length", "48", "--rank.max-length", "48", "--retrieve.top-k", "10", *TINY, *more]
 
 
