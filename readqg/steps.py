@@ -16,7 +16,6 @@ from readqg.fusion import learned_weight
 from readqg.places import Place
 
 _C = TypeVar("_C", bound=c.Settings)
-_GRID = tuple(i / 10 for i in range(11))
 
 
 def prompts_of(config: c.RunConfig) -> str:
@@ -175,7 +174,7 @@ class Steps:
 
     def grid(self, out: Place, tuned: Place) -> None:
         """Queries at every r for a few documents, and the scores of start and tuned model: for the report alone."""
-        generate = self.config.generate.model_copy(update={"relevances": _GRID, "samples": 1})
+        generate = self.config.generate.model_copy(update={"relevances": c.GRID, "samples": 1})
         few = {"generate": generate, "max_documents": self.config.grid_documents, "sampling": "hash"}
         Steps(self.config.model_copy(update=few), self.corpus).generate(out / "queries")
         for name, model in (("start", self.config.start), ("tuned", str(tuned))):

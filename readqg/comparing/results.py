@@ -82,9 +82,9 @@ def write_judgments(out: Path, judgments: Judgments) -> None:
             if query_id in judgments.choices or judgments.grades.get(query_id)}
     with explained(f"writing {out}"):
         (out / "qrels").mkdir(parents=True, exist_ok=True)
-    rows = [f"{query_id}\t{doc_id}\t{grade}\n" for query_id in told for doc_id, grade in judgments.grades.get(query_id, {}).items()]
-    write_whole(out / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore\n" + "".join(rows))
-    write_whole(out / "qrels.trec", "".join("{} 0 {} {}".format(*row.split("\t")) for row in rows))
+    graded = [(query_id, doc_id, grade) for query_id in told for doc_id, grade in judgments.grades.get(query_id, {}).items()]
+    write_whole(out / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore\n" + "".join(f"{q}\t{d}\t{grade}\n" for q, d, grade in graded))
+    write_whole(out / "qrels.trec", "".join(f"{q} 0 {d} {grade}\n" for q, d, grade in graded))
     write_whole(out / "queries.jsonl", "".join(json.dumps({"_id": q, "text": shown.query}) + "\n" for q, shown in told.items()))
     if judgments.ended:
         said = [f"{q}\t{judgments.shown[q].query}\t{judgments.winner(q) or 'tie'}\n" for q, choice in judgments.choices.items()

@@ -56,6 +56,7 @@ from readqg.config.search import (
     TuneSettings,
 )
 from readqg.config.stages import (
+    GRID,
     CoverageConfig,
     CoverageSettings,
     DenseConfig,
@@ -98,6 +99,7 @@ from readqg.config.training import (
 __all__ = [
     "FEWEST_DOCUMENTS",
     "FLAN_T5",
+    "GRID",
     "MINILM_ENCODER",
     "MINILM_L6",
     "MINILM_L12",

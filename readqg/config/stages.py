@@ -172,6 +172,10 @@ class PairsConfig(PairsSettings):
     compute: Compute = Compute()
 
 
+GRID = tuple(i / 10 for i in range(11))
+"""The relevances at which a document's whole range of queries is looked at (section 5)."""
+
+
 class GenerateSettings(Settings):
     """Section 3."""
 

@@ -1,6 +1,6 @@
 """One cell: from a collection to per-query figures of a recipe.
 
-What cells have in common is made once: every stage's folder lies under OUT/shared/COLLECTION and is named by a hash of its
+What cells have in common is made once: every stage's folder lies under OUT/shared and is named by a hash of its
 settings and of the folders it reads, so two cells that ask for the same thing find it there. A cell itself keeps small files:
 
 ```

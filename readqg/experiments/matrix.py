@@ -35,7 +35,6 @@ from readqg.shards import fingerprint, sha256_file
 
 _FORMAT = 2
 """Of a cell's files."""
-_GRID = tuple(i / 10 for i in range(11))
 _OWN = ("corpus", "out", "split", "until_no_gain")
 """Fields of a run that the experiment sets itself."""
 
@@ -168,7 +167,7 @@ def cells_of(matrix: Matrix) -> Iterator[Cell]:
                 if settings.seeds is not None and number >= settings.seeds:
                     continue
                 config = _config(matrix, collection, recipe, seed)
-                grid = c.make(c.GenerateSettings, config.generate.model_dump(), {"relevances": _GRID}) if matrix.grid_documents else None
+                grid = c.make(c.GenerateSettings, config.generate.model_dump(), {"relevances": c.GRID}) if matrix.grid_documents else None
                 yield Cell(
                     collection, recipe, seed, settings, source, config, _prompts(matrix, recipe, config, seed), grid, matrix.grid_documents,
                     c.make(c.QualitySettings, matrix.quality), matrix.guard if settings.has_a_guard else None, matrix.pairs)

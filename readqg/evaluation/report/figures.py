@@ -13,6 +13,7 @@ from markupsafe import Markup
 from readqg.evaluation import charts
 from readqg.evaluation.charts import Series, signed
 from readqg.evaluation.report.calibration import Calibration
+from readqg.evaluation.report.changes import cut
 from readqg.evaluation.report.learning import Learning
 from readqg.evaluation.report.measured import LABELS
 from readqg.evaluation.report.verdict import Evidence
@@ -24,7 +25,7 @@ STYLES = {"bm25": "s0", "first": "s0 hollow", "start": "s1", "tuned": "s2", "sta
 _TABLE_ROWS = 40
 _UNIT = (0.0, 1.0)
 _HISTOGRAM_BINS = 30
-_NAME_CHARS = 24
+_NAME_CHARS = 23
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def grid(found: WholeGrid) -> list[Figure]:
             "What start and tuned model make of queries at every r, with the document that they were written for. Both should rise. "
             f"Bands: 95 % intervals over {documents} documents.", ("r", "start", "tuned"), rows))
     if found.apart:
-        drawn = [(_short(title), value, f"{value:.2f}, {distinct} distinct") for title, value, distinct in found.apart]
+        drawn = [(cut(title, _NAME_CHARS), value, f"{value:.2f}, {distinct} distinct") for title, value, distinct in found.apart]
         alt = "; ".join(f"{title} {text}" for title, _, text in drawn)
         figures.append(Figure(
             "Query diversity", charts.bars(drawn, alt),
@@ -151,10 +152,6 @@ def grid(found: WholeGrid) -> list[Figure]:
             "1 none in common.", ("document", "distance", "distinct queries"),
             [(title, f"{value:.2f}", str(distinct)) for title, value, distinct in found.apart]))
     return figures
-
-
-def _short(title: str) -> str:
-    return title if len(title) <= _NAME_CHARS else title[: _NAME_CHARS - 1].rstrip() + "…"
 
 
 def training(found: Learning) -> list[Figure]:
