@@ -32,7 +32,7 @@ log = logging.getLogger("readqg")
 logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 _DEFAULTS = RetrieveSettings()
-_OTHER = ""  # no word
+_OTHER = " "  # no word, and no stem: that of "s" is empty
 _STEMS_KEPT = 100_000
 _IDS_AT_ONCE = 65_536
 
