@@ -39,7 +39,7 @@ class Finding(NamedTuple):
 
 
 def check_up() -> dict[str, Any]:
-    """Look, print a table, and return the findings by name with the number that are not well."""
+    """Look, print a table, and return the findings by name with the number that are not well; `exit_code` 1 where something is missing."""
     findings = [*_python(), *_packages(), *_processor(), *_gpu(), *_room(), *_models()]
     table = Table(box=box.SIMPLE, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
@@ -51,7 +51,7 @@ def check_up() -> dict[str, Any]:
         table.add_row(finding.name, f"[{colours[finding.state]}]{finding.state}[/]", said)
     Console(stderr=True).print(table)
     counts = {state: sum(f.state == state for f in findings) for state in ("slow", "missing")}
-    return {**counts, "findings": {f.name: {"state": f.state, "found": f.found, "advice": f.advice} for f in findings}}
+    return {**counts, "exit_code": int(counts["missing"] > 0), "findings": {f.name: {"state": f.state, "found": f.found, "advice": f.advice} for f in findings}}
 
 
 def _python() -> Iterator[Finding]:
@@ -77,11 +77,10 @@ def _packages() -> Iterator[Finding]:
             here = ""
         if not here or not wanted.specifier.contains(here, prereleases=True):
             wrong.append(f"{wanted.name} {here or 'is not there'} (wanted {wanted.specifier})")
-    shown = ", ".join(f"{name} {version(name)}" for name in ("readqg", "torch", "transformers", "ray", "deepspeed"))
     if wrong:
         yield Finding("packages", "; ".join(wrong), "missing", "pip install -r requirements.lock, or make setup")
     else:
-        yield Finding("packages", shown)
+        yield Finding("packages", ", ".join(f"{name} {version(name)}" for name in ("readqg", "torch", "transformers", "ray", "deepspeed")))
 
 
 def _processor() -> Iterator[Finding]:

@@ -81,7 +81,7 @@ COMMANDS: dict[str, Command] = {
 }
 EXIT_CODES = {
     0: "Done. (`verify`: nothing differs; `submit`: the job succeeded.)",
-    1: "It could not be done, and the message says why and what to do. What was finished before stays.",
+    1: "It could not be done, and the message says why and what to do. What was finished before stays. (`doctor`: something is missing.)",
     2: "The command as given cannot be understood: an unknown command, flag or field, a value out of range. Nothing was begun.",
     130: "Ended by Ctrl-C (`submit`: the job goes on). The same command goes on from there.",
     143: "Ended by SIGTERM. The same command goes on from there.",

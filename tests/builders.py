@@ -1,10 +1,13 @@
 """Tiny models that tests build: real classes of transformers, random weights, loadable folders."""
 
+import statistics
 import string
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -137,6 +140,13 @@ def tiny_models(folder: Path) -> list[str]:
     return ["--prompts", "prompts", "--backbone", "backbone", "--start", "start", "--max-documents", "24", "--max-queries", "6",
             "--generate.max-new-tokens", "6", "--generate.document-tokens", "32", "--reranker.max-length", "48", "--rank.max-length", "48",
             "--retrieve.top-k", "5", "--compute.precision", "fp32", "--compute.max-error-share", "0.5"]
+
+
+def centre(cross_encoder: Path, scores: Path) -> None:
+    """Half of these scores positive, half negative, from now on: a random model's all have one sign."""
+    weights = load_file(cross_encoder / "model.safetensors")
+    weights["classifier.bias"] -= statistics.median(pq.read_table(scores)["score"].to_pylist())
+    save_file(weights, cross_encoder / "model.safetensors", metadata={"format": "pt"})
 
 
 def write_folder(path: Path, rows: list[dict], schema: pa.Schema) -> Path:

@@ -1,18 +1,36 @@
 """Fixtures that every test may use."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+_BEGAN = time.monotonic()
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Of the chaos tests, for campaigns longer than the default."""
+    """Campaigns longer than the default, and a time for the whole."""
     parser.addoption("--rounds", type=int, default=20, help="kills in all, over all stages (chaos tests)")
     parser.addoption("--chaos-seed", type=int, default=0, help="what is killed, and when, follows from it (chaos tests)")
+    parser.addoption("--within", type=float, metavar="SECONDS", help="no test begins later than this: it is skipped, and named")
+    parser.addoption("--turn", type=int, default=0, help="which module comes first: of those that --within leaves out, others each time")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    modules = list(dict.fromkeys(item.path for item in items))
+    first = config.getoption("--turn") % max(len(modules), 1)
+    place = {path: (at - first) % len(modules) for at, path in enumerate(modules)}
+    items.sort(key=lambda item: place[item.path])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    within = item.config.getoption("--within")
+    if within is not None and time.monotonic() - _BEGAN > within:
+        pytest.skip(f"no time was left for {item.nodeid}")
 
 
 @pytest.fixture(scope="session")

@@ -18,11 +18,16 @@ def blocks_of(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def commands(page: Path) -> list[list[str]]:
-    """The words after `readqg` of every command line: lines of code blocks, and code spans with flags."""
-    text = page.read_text().replace("\\\n", " ")
-    lines = re.findall(r"^ *readqg ([a-z-]+(?: .*)?)$", text, re.MULTILINE) + re.findall(r"`readqg ([a-z-]+ [^`]*--[^`]*)`", text)
+def command_lines(page: Path) -> list[list[str]]:
+    """The words after `readqg` of every line of a code block that begins with it."""
+    lines = re.findall(r"^ *readqg ([a-z-]+(?: .*)?)$", _joined(page), re.MULTILINE)
     return [shlex.split(line, comments=True) for line in lines]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The same, and code spans with flags."""
+    spans = re.findall(r"`readqg ([a-z-]+ [^`]*--[^`]*)`", _joined(page))
+    return command_lines(page) + [shlex.split(span, comments=True) for span in spans]
 
 
 def named(page: Path) -> set[str]:
@@ -33,6 +38,10 @@ def named(page: Path) -> set[str]:
 def references(page: Path) -> list[str]:
     """Python objects named `module:name`."""
     return re.findall(r"`(readqg[\w.]*:\w+)`", page.read_text())
+
+
+def _joined(page: Path) -> str:
+    return page.read_text().replace("\\\n", " ")
 
 
 def links(page: Path) -> list[str]:

@@ -15,7 +15,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_this_machine_has_what_the_tests_need() -> None:
     found = checkup.check_up()
-    assert found["missing"] == 0
+    assert (found["missing"], found["exit_code"]) == (0, 0)
     assert {"python", "packages", "cores", "precision", "memory", "GPU", "disk here", "sample's models", "hub"} <= found["findings"].keys()
     assert all(f["advice"] for f in found["findings"].values() if f["state"] != "well")
 
@@ -25,6 +25,7 @@ def test_a_package_of_another_version_is_named(monkeypatch: pytest.MonkeyPatch) 
     (finding,) = checkup._packages()
     assert finding.state == "missing" and "torch" in finding.found and "no-such-package-at-all is not there" in finding.found
     assert "rich" not in finding.found
+    assert checkup.check_up()["exit_code"] == 1
 
 
 def test_fp32_is_said_to_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:

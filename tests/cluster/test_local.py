@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -14,10 +13,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from safetensors.torch import load_file, save_file
 
 from readqg import cli
-from tests.builders import tiny_bi_encoder, tiny_cross_encoder, tiny_llama
+from tests.builders import centre, tiny_bi_encoder, tiny_cross_encoder, tiny_llama
 from tests.experiment.test_experiment import write as write_matrix
 from tests.test_pipeline import place  # noqa: F401  (a fixture)
 
@@ -221,13 +219,6 @@ def test_an_output_that_a_node_does_not_see_is_refused_before_any_work(cluster, 
         cluster.remove_node(3)
     assert "is not the same folder on every node: 1 of" in log and "NFS" in log
     assert not list((tmp_path / "local" / "out").glob("part-*"))
-
-
-def centre(teacher, scores):
-    """Half of these scores positive, half negative, from now on: a random model's all have one sign."""
-    weights = load_file(teacher / "model.safetensors")
-    weights["classifier.bias"] -= statistics.median(pq.read_table(scores)["score"].to_pylist())
-    save_file(weights, teacher / "model.safetensors", metadata={"format": "pt"})
 
 
 def test_every_script_runs_as_a_job(cluster, place, tmp_path):  # noqa: F811
