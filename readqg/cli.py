@@ -81,7 +81,7 @@ COMMANDS: dict[str, Command] = {
 }
 EXIT_CODES = {
     0: "Done. (`verify`: nothing differs; `submit`: the job succeeded.)",
-    1: "It could not be done, and the message says why and what to do. What was finished before stays. (`doctor`: something is missing.)",
+    1: "It could not be done, and the message says why and what to do. What was finished before stays. (`doctor`: something is missing; `experiment`: a cell failed.)",
     2: "The command as given cannot be understood: an unknown command, flag or field, a value out of range. Nothing was begun.",
     130: "Ended by Ctrl-C (`submit`: the job goes on). The same command goes on from there.",
     143: "Ended by SIGTERM. The same command goes on from there.",
@@ -89,7 +89,7 @@ EXIT_CODES = {
 # Parts of a summary that files of the output folder hold, or that a table has shown.
 _NOT_SHOWN = {
     "parts", "files", "fingerprint", "config", "evaluation", "cut", "seconds", "stages", "if_larger", "findings", "rows", "rounds",
-    "warnings",
+    "warnings", "exit_code",
 }
 _IN_SHORT = {"run": ("use", "report"), "plan": ("total",)}
 """Of commands that end with a table and a verdict: what is said once more, on standard output. With `--json`, all is."""

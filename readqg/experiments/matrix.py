@@ -107,6 +107,26 @@ class Cell:
         return (self.settings.train and self.config.queries is None) or self.grid is not None
 
     @property
+    def files(self) -> list[str]:
+        """Files and folders beside the collection that the cell reads."""
+        run = self.config
+        named = [run.reranker.replay, run.queries_like, run.queries, run.prompts, None if self.prompts is None else self.prompts.pairs,
+                 None if self.guard is None else self.pairs]
+        return [place for place in named if place]
+
+    @property
+    def models(self) -> list[str]:
+        """Names and folders of the models that the cell loads."""
+        run = self.config
+        named = [
+            run.start, run.backbone or c.SMOLLM2 if self.writes or self.guard else None,
+            *(settings.encoder for settings in self._baseline.values()), None if self.guard is None else self.guard.encoder,
+            run.coverage.encoder if run.sampling == "coverage" else None, run.dense.encoder if run.candidates == "both" else None,
+            *([self.quality.judge, self.quality.encoder] if self.grid is not None else []),
+        ]
+        return [name for name in named if name and name != "none"]
+
+    @property
     def prompts_made_of(self) -> dict[str, str]:
         """Files, folders and models that the recipe's own prompts are made of."""
         made_of = {name: getattr(self.prompts, name, None) for name in ("backbone", "pairs", "initial")}

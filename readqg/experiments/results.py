@@ -4,14 +4,17 @@
 OUT/results.parquet   the rows of all cells, as in `cells.VALUES`, and of a recipe's rows what its cell cost
 OUT/tables.md         the tables
 OUT/tables.html       the same as a page
+OUT/differences.json  the tables' differences (nDCG@10, not x 100) in full: choices are made on these
 OUT/differences*.svg  each table's differences with their intervals; -fused: with BM25's score added
 ```
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import jinja2
@@ -68,10 +71,12 @@ def write(out: Place, matrix: Matrix, cells: Sequence[Cell]) -> dict[str, Any]:
         pq.write_table(table, partial, compression="zstd")
     values = by_row(table)
     tables = [summarise(matrix, values, facts, suffix) for suffix in _TITLES]
+    against = contrasts(matrix, values)
+    write_whole(out / "differences.json", json.dumps(_in_full(tables, against), indent=1) + "\n")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("readqg.experiments", "."), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         autoescape=jinja2.select_autoescape(("html.j2",)))
-    shown = {"matrix": matrix, "tables": tables, "contrasts": contrasts(matrix, values), "guards": guards(matrix, facts, values),
+    shown = {"matrix": matrix, "tables": tables, "contrasts": against, "guards": guards(matrix, facts, values),
              "eq_6": any(line["eq_6"] for found in tables for line in found["lines"]), "cells": len(cells), "version": readqg.__version__,
              "machines": _machines(facts), "weights": _weights(facts),
              "asked": sum(1 for _ in cells_of(matrix))}
@@ -81,6 +86,15 @@ def write(out: Place, matrix: Matrix, cells: Sequence[Cell]) -> dict[str, Any]:
         if found["chart"]:
             write_whole(out / found["file"], charts.standalone(found["chart"]))
     return {name.replace(".", "_"): str(out / name) for name in ("results.parquet", "tables.md", "tables.html")}
+
+
+def _in_full(tables: Sequence[dict[str, Any]], against: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Row -> its difference to the start, plain and with BM25's score added, and that of the contrasts."""
+    def rows(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return {line["name"]: {**asdict(found), "holm": line["holm"]} for line in lines if (found := line["difference"]) is not None}
+
+    plain, fused = (rows(found["lines"]) for found in tables)
+    return {"plain": plain, "fused": fused, "contrasts": rows(against)}
 
 
 def _chart(title: str, lines: Sequence[dict[str, Any]]) -> Markup | None:

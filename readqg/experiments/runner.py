@@ -6,9 +6,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from readqg import models
 from readqg.config import ExperimentConfig, Matrix
+from readqg.corpus.sources import locate
 from readqg.engine import cluster
-from readqg.errors import ConfigError
+from readqg.errors import ConfigError, InputError, ReadQGError, first_line
 from readqg.experiments import results
 from readqg.experiments.cells import CellRun, folder_of, is_done
 from readqg.experiments.matrix import Cell, cells_of, read_matrix
@@ -19,30 +21,51 @@ log = logging.getLogger("readqg")
 
 
 def experiment(config: ExperimentConfig) -> dict[str, Any]:
-    """Do the cells that are not there yet, then make the tables of those that are; returns counts and the tables' places.
+    """Do the cells that are not there yet, then make the tables of those that are; returns counts, the tables' places, and of cells that
+    failed (too few queries were left, training collapsed) why: the others are done all the same, and the same call tries them again.
 
-    Stopped at any time, the same call goes on. A cell whose settings have changed since is done again."""
+    Stopped at any time, the same call goes on. A cell whose settings have changed since is done again. Raises `ConfigError` for what the
+    file asks for, `InputError` and `ModelError` for a collection or a model that is not there, before anything is done."""
     if is_store(config.out):
         raise ConfigError(f"--out {config.out}: an experiment works in a folder of a file system; copy it to the store when it is done.")
     out, matrix = Path(config.out), read_matrix(config.file)
     cells = list(cells_of(matrix))
-    if not config.tables_only:
-        _do(place_of(str(out)), matrix, cells, config)
+    failed = {} if config.tables_only else _do(place_of(str(out)), matrix, cells, config)
     done = [cell for cell in cells if is_done(place_of(str(out)), cell)]
     written = results.write(place_of(str(out)), matrix, done)
-    return {"cells": len(cells), "done": len(done), **written}
+    return {"cells": len(cells), "done": len(done), "failed": failed, "exit_code": int(bool(failed)), **written}
 
 
-def _do(out: Place, matrix: Matrix, cells: list[Cell], config: ExperimentConfig) -> None:
+def _do(out: Place, matrix: Matrix, cells: list[Cell], config: ExperimentConfig) -> dict[str, str]:
+    """Returns cell -> why it failed."""
+    failed: dict[str, str] = {}
     missing = [cell for cell in cells if not is_done(out, cell)][:config.cells]
     if not missing:
-        return
+        return failed
+    _check_there(missing)
     compute = missing[0].config.compute
     if config.ray_address is not None:
         compute = compute.model_copy(update={"ray_address": config.ray_address})
     with cluster.connect(compute), Progress("experiment", len(cells), "cells", len(cells) - len(missing)) as progress:
         for cell in missing:
             log.info("cell %s", cell.name)
-            folder_of(out, cell).write(*CellRun(out, cell).run())
-            results.write(out, matrix, [c for c in cells if is_done(out, c)])
+            try:
+                folder_of(out, cell).write(*CellRun(out, cell).run())
+            except ReadQGError as error:
+                log.error("cell %s failed, and the next one is begun: %s", cell.name, error)
+                failed[cell.name] = first_line(error)
+            else:
+                results.write(out, matrix, [c for c in cells if is_done(out, c)])
             progress.advance(1)
+    return failed
+
+
+def _check_there(cells: list[Cell]) -> None:
+    """A model that is missing would else be found out after hours."""
+    for source, split in dict.fromkeys((cell.source.source, cell.source.split) for cell in cells if cell.source.source != "sample"):
+        locate(source, "documents", split)
+    for file in dict.fromkeys(file for cell in cells for file in cell.files):
+        if not place_of(file).exists():
+            raise InputError(f"{file}: no such file or folder. The experiment's file names it.")
+    for model in dict.fromkeys(model for cell in cells for model in cell.models):
+        models.resolve(model)

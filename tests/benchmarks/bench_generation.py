@@ -96,7 +96,7 @@ def _generator(name: str, device: torch.device, dtype: torch.dtype) -> Generator
 
 
 def shaped_like_flan_t5() -> Path:
-    """A folder with a model of Flan-T5-base's size and random weights."""
+    """A folder with a model of Flan-T5-base's size and random weights, under which what is written hangs on the document."""
     folder = Path(tempfile.mkdtemp())
     tokenizer = t5_tokenizer()
     tokenizer.add_tokens([f"word{i}" for i in range(_VOCABULARY - len(tokenizer))])  # or the random model would write nothing to be seen
@@ -104,7 +104,11 @@ def shaped_like_flan_t5() -> Path:
     torch.manual_seed(0)
     config = T5Config(vocab_size=_VOCABULARY, d_model=768, d_kv=64, d_ff=2048, num_layers=12, num_decoder_layers=12, num_heads=12,
                       feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0)
-    T5ForConditionalGeneration(config).save_pretrained(folder)
+    model = T5ForConditionalGeneration(config)
+    with torch.no_grad():
+        model.shared.weight.mul_(0.1)  # or every token would predict itself
+        model.shared.weight[:len(tokenizer.all_special_ids)] = 0  # or the first, which begins a query and cannot be seen, would
+    model.save_pretrained(folder)
     return folder
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from readqg import api, runs
 from readqg.config import ExperimentConfig
+from readqg.errors import InputError, ModelError
 from readqg.experiments import results
 from readqg.experiments.matrix import read_matrix
 from tests.builders import tiny_bi_encoder
@@ -66,6 +67,9 @@ def test_cells_are_done_once_share_what_they_can_and_go_on(place, tmp_path, ray_
     assert "[paper 12.3]" in text and text.count("| half |") == 2 and "3 of 3 cells" in text
     assert "fp32, torch" in text and "(3 cells)" in text and "(differences-fused.svg)" in text
     ElementTree.fromstring((out / "differences.svg").read_text())
+    full = json.loads((out / "differences.json").read_text())
+    gained = [by["off", "recipe-fused", q] - by["off", "start-fused", q] for q in {q for _, _, q in by}]
+    assert full["fused"]["off"]["mean"] == pytest.approx(sum(gained) / len(gained)) and set(full["plain"]) == {"off", "as-it-is", "half"}
     facts = json.loads((out / "cells/small/half/0/facts.json").read_text())
     assert facts["seconds"]["train"] > 0 and facts["guard"]["use"] in ("start", "tuned")
 
@@ -122,6 +126,25 @@ def test_every_switch_at_once_and_the_baseline(place, tmp_path, ray_here):  # no
     assert candidates.keys() == found.keys() and all(len(documents) <= 10 for documents in candidates.values())
     made = inodes(out)
     assert api.experiment(ExperimentConfig(file=str(tmp_path / "matrix.yaml"), out=str(out)))["done"] == 3 and inodes(out) == made
+
+
+@pytest.mark.timeout(600)
+def test_a_cell_that_fails_stops_no_other_and_what_is_missing_is_said_before_any(place, tmp_path, ray_here):  # noqa: F811
+    path = write(place, tmp_path, ("off", "as-it-is"))
+    values = yaml.safe_load(path.read_text())
+    values["recipes"] = {"few": {"run": {"reranker": {"w_mr": 0, "score_best": 0.01}}}, **values["recipes"]}
+    out = tmp_path / "out"
+    for missing, said in (({"start": str(tmp_path / "no-model")}, "no-model"), ({"queries": str(tmp_path / "none.jsonl")}, "none.jsonl")):
+        absent = {**values, "recipes": {**values["recipes"], "late": {"run": missing}}}
+        path.write_text(yaml.safe_dump(absent, sort_keys=False))
+        with pytest.raises((InputError, ModelError), match=said):
+            api.experiment(ExperimentConfig(file=str(path), out=str(out)))
+        assert not (out / "shared").exists()
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    found = api.experiment(ExperimentConfig(file=str(path), out=str(out)))
+    assert (found["done"], found["exit_code"], list(found["failed"])) == (2, 1, ["small/few/0"])
+    assert "score_best 0.01 leaves" in found["failed"]["small/few/0"]
+    assert "2 of 3 cells" in (out / "tables.md").read_text()
 
 
 def test_a_table_of_a_part_gives_no_means_of_other_collections(place, tmp_path):  # noqa: F811
