@@ -16,7 +16,7 @@ import pytest
 
 from readqg import cli
 from tests.builders import centre, tiny_bi_encoder, tiny_cross_encoder, tiny_llama
-from tests.experiment.test_experiment import write as write_matrix
+from tests.experiments.test_experiment import write as write_matrix
 from tests.test_pipeline import place  # noqa: F401  (a fixture)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
