@@ -39,7 +39,8 @@ class Finding(NamedTuple):
 
 
 def check_up() -> dict[str, Any]:
-    """Look, print a table, and return the findings by name with the number that are not well; `exit_code` 1 where something is missing."""
+    """Look, print a table, and return the findings by name with the number that are not well, and `exit_code`, 1 where something is
+    missing."""
     findings = [*_python(), *_packages(), *_processor(), *_gpu(), *_room(), *_models()]
     table = Table(box=box.SIMPLE, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
@@ -51,7 +52,8 @@ def check_up() -> dict[str, Any]:
         table.add_row(finding.name, f"[{colours[finding.state]}]{finding.state}[/]", said)
     Console(stderr=True).print(table)
     counts = {state: sum(f.state == state for f in findings) for state in ("slow", "missing")}
-    return {**counts, "exit_code": int(counts["missing"] > 0), "findings": {f.name: {"state": f.state, "found": f.found, "advice": f.advice} for f in findings}}
+    found = {f.name: {"state": f.state, "found": f.found, "advice": f.advice} for f in findings}
+    return {**counts, "exit_code": int(counts["missing"] > 0), "findings": found}
 
 
 def _python() -> Iterator[Finding]:

@@ -81,7 +81,8 @@ COMMANDS: dict[str, Command] = {
 }
 EXIT_CODES = {
     0: "Done. (`verify`: nothing differs; `submit`: the job succeeded.)",
-    1: "It could not be done, and the message says why and what to do. What was finished before stays. (`doctor`: something is missing; `experiment`: a cell failed.)",
+    1: "It could not be done, and the message says why and what to do. What was finished before stays. (`doctor`: something is missing; "
+       "`experiment`: a cell failed.)",
     2: "The command as given cannot be understood: an unknown command, flag or field, a value out of range. Nothing was begun.",
     130: "Ended by Ctrl-C (`submit`: the job goes on). The same command goes on from there.",
     143: "Ended by SIGTERM. The same command goes on from there.",
@@ -244,8 +245,9 @@ def _checked_submit(chosen: config.SubmitConfig, flags: tuple[str, ...]) -> conf
 def _parse(name: str, cls: type[config.Settings], shared: argparse.Namespace, rest: list[str]) -> config.Settings:
     """Defaults, then the preset, then the file, then the flags."""
     file = _read_yaml(Path(shared.config)) if shared.config else {}
-    with_corpus = bool(file.get("corpus")) or any(flag.split("=")[0] == "--corpus" for flag in rest)
-    preset = shared.preset or (config.SAMPLE_PRESET if issubclass(cls, config.RunConfig) and not with_corpus else None)
+    asked = {flag.split("=")[0] for flag in rest}
+    own = any(file.get(field) or f"--{field.replace('_', '-')}" in asked for field in ("corpus", "document_count"))
+    preset = shared.preset or (config.SAMPLE_PRESET if issubclass(cls, config.RunConfig) and not own else None)
     base = config.merge(config.preset(preset, cls) if preset else {}, file)
     default = config.partial(cls, base, tyro.MISSING)
     about = (

@@ -19,6 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--turn", type=int, default=0, help="which module comes first: of those that --within leaves out, others each time")
 
 
+@pytest.hookimpl(trylast=True)  # after those without the marker have gone
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     modules = list(dict.fromkeys(item.path for item in items))
     first = config.getoption("--turn") % max(len(modules), 1)

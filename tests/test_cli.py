@@ -70,6 +70,11 @@ def test_a_preset_reaches_nested_fields(capsys):
     assert yaml.safe_load(out)["reranker"]["sign"] == "authors"
 
 
+def test_a_plan_of_counts_is_not_cut_to_the_samples_size(capsys):
+    _, out, _ = run(capsys, "plan", "--document-count", "8841823", "--mean-document-tokens", "75", "--dry-run")
+    assert yaml.safe_load(out)["max_documents"] is None
+
+
 def test_without_a_corpus_the_sample_is_cut_to_fit(capsys):
     _, out, _ = run(capsys, "run", "--dry-run")
     small = yaml.safe_load(out)

@@ -67,6 +67,20 @@ class CellFolder:
         with appearing(self.path / "values.parquet") as partial:
             pq.write_table(values, partial, compression="zstd")
         write_whole(self.path / "facts.json", json.dumps(facts, indent=1, default=list) + "\n")
+        self._failed.unlink(missing_ok=True)
+
+    def fail(self, why: str) -> None:
+        """Note that it was tried in vain."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_whole(self._failed, why + "\n")
+
+    @property
+    def has_failed(self) -> bool:
+        return self._failed.exists()
+
+    @property
+    def _failed(self) -> Place:
+        return self.path / "failed.txt"
 
 
 def folder_of(out: Place, cell: Cell) -> CellFolder:

@@ -110,8 +110,8 @@ class Cell:
     def files(self) -> list[str]:
         """Files and folders beside the collection that the cell reads."""
         run = self.config
-        named = [run.reranker.replay, run.queries_like, run.queries, run.prompts, None if self.prompts is None else self.prompts.pairs,
-                 None if self.guard is None else self.pairs]
+        own = {name: place for name, place in self.prompts_made_of.items() if name != "backbone"}
+        named = [run.reranker.replay, run.queries, run.prompts, *own.values(), None if self.guard is None else self.pairs]
         return [place for place in named if place]
 
     @property

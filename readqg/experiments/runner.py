@@ -39,7 +39,8 @@ def experiment(config: ExperimentConfig) -> dict[str, Any]:
 def _do(out: Place, matrix: Matrix, cells: list[Cell], config: ExperimentConfig) -> dict[str, str]:
     """Returns cell -> why it failed."""
     failed: dict[str, str] = {}
-    missing = [cell for cell in cells if not is_done(out, cell)][:config.cells]
+    missing = [cell for cell in cells if not is_done(out, cell)]
+    missing = sorted(missing, key=lambda cell: folder_of(out, cell).has_failed)[:config.cells]  # those come last that failed before
     if not missing:
         return failed
     _check_there(missing)
@@ -54,6 +55,7 @@ def _do(out: Place, matrix: Matrix, cells: list[Cell], config: ExperimentConfig)
             except ReadQGError as error:
                 log.error("cell %s failed, and the next one is begun: %s", cell.name, error)
                 failed[cell.name] = first_line(error)
+                folder_of(out, cell).fail(str(error))
             else:
                 results.write(out, matrix, [c for c in cells if is_done(out, c)])
             progress.advance(1)
@@ -62,8 +64,12 @@ def _do(out: Place, matrix: Matrix, cells: list[Cell], config: ExperimentConfig)
 
 def _check_there(cells: list[Cell]) -> None:
     """A model that is missing would else be found out after hours."""
-    for source, split in dict.fromkeys((cell.source.source, cell.source.split) for cell in cells if cell.source.source != "sample"):
-        locate(source, "documents", split)
+    for source, split, of in dict.fromkeys((cell.source.source, cell.source.split, cell.config.documents.dataset_split) for cell in cells):
+        if source != "sample":
+            locate(source, "documents", split, of)
+    for queries in dict.fromkeys(cell.config.queries_like for cell in cells):
+        if queries is not None:
+            locate(queries, "queries")
     for file in dict.fromkeys(file for cell in cells for file in cell.files):
         if not place_of(file).exists():
             raise InputError(f"{file}: no such file or folder. The experiment's file names it.")

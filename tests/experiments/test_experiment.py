@@ -145,6 +145,10 @@ def test_a_cell_that_fails_stops_no_other_and_what_is_missing_is_said_before_any
     assert (found["done"], found["exit_code"], list(found["failed"])) == (2, 1, ["small/few/0"])
     assert "score_best 0.01 leaves" in found["failed"]["small/few/0"]
     assert "2 of 3 cells" in (out / "tables.md").read_text()
+    more = {**values, "recipes": {**values["recipes"], "half": {"average": 0.5, "run": {"reranker": {"w_mr": 0}}}}}
+    path.write_text(yaml.safe_dump(more, sort_keys=False))
+    found = api.experiment(ExperimentConfig(file=str(path), out=str(out), cells=1))
+    assert (found["done"], found["failed"]) == (3, {}), "what failed before comes last"
 
 
 def test_a_table_of_a_part_gives_no_means_of_other_collections(place, tmp_path):  # noqa: F811
