@@ -135,7 +135,7 @@ def test_a_cell_that_fails_stops_no_other_and_what_is_missing_is_said_before_any
     values["recipes"] = {"few": {"run": {"reranker": {"w_mr": 0, "score_best": 0.01}}}, **values["recipes"]}
     out = tmp_path / "out"
     for missing, said in (({"start": str(tmp_path / "no-model")}, "no-model"), ({"queries": str(tmp_path / "none.jsonl")}, "none.jsonl")):
-        absent = {**values, "recipes": {**values["recipes"], "late": {"run": missing}}}
+        absent = {**values, "recipes": {**values["recipes"], "late": {"run": {**missing, "reranker": {"w_mr": 0}}}}}
         path.write_text(yaml.safe_dump(absent, sort_keys=False))
         with pytest.raises((InputError, ModelError), match=said):
             api.experiment(ExperimentConfig(file=str(path), out=str(out)))
