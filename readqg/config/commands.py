@@ -186,7 +186,7 @@ class PlanConfig(RunConfig):
     mean_document_tokens: float | None = Field(None, gt=0)
     """Tokens of a document; none: measured on the corpus."""
     query_count: int | None = Field(None, ge=0)
-    """Queries to search and re-rank; none: those of the corpus."""
+    """Queries to search and re-rank; none: those of the corpus, 0 where there is only a `document_count`."""
     label_pairs: int = Field(0, ge=0)
     """Pairs to label for the generator beforehand."""
     label_shard_rows: int = Field(LabelConfig.model_fields["shard_rows"].default, ge=1)

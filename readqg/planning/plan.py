@@ -63,15 +63,15 @@ def _imported(config: PlanConfig) -> Iterator[str]:
 
 
 def _asked(corpus: Corpus, config: PlanConfig) -> Corpus:
-    """The corpus's own figures, those given in their place."""
+    """The corpus's own figures, those given in their place; where no corpus is given, those of the sample but for its queries."""
     given: dict[str, Any] = {}
     if config.document_count is not None:
         given["documents"] = config.document_count
     if config.mean_document_tokens is not None:
         tokens = max(1, round(config.mean_document_tokens))
         given |= {"lengths": (tokens,), "text_bytes": corpus.text_bytes * tokens / max(1, sum(corpus.lengths) / len(corpus.lengths))}
-    if config.query_count is not None:
-        given["queries"] = config.query_count
+    if config.query_count is not None or (config.document_count is not None and config.corpus is None):
+        given["queries"] = config.query_count or 0
     return replace(corpus, **given)
 
 

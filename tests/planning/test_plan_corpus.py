@@ -19,3 +19,13 @@ def test_fields_of_the_documents_are_asked_for_and_documents_are_no_queries(plac
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (found["corpus"]["documents"], found["corpus"]["queries"]) == (30, 0)
     assert "rank" not in found["stages"] and found["stages"]["generate"]["units"] > 0
+
+
+def test_counts_alone_are_planned_whole_and_without_the_samples_queries(place, capsys):  # noqa: F811
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["plan", "--document-count", "5000", "--mean-document-tokens", "75", "--prompts", str(place / "prompts"),
+                  "--backbone", str(place / "backbone"), "--start", str(place / "start"), "--machine", "h100", "--json"])
+    assert stop.value.code == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (found["corpus"]["documents"], found["corpus"]["queries"]) == (5000, 0)
+    assert found["stages"]["generate"]["units"] == 2 * 5000 and "rank" not in found["stages"]
