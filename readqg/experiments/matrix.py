@@ -108,23 +108,16 @@ class Cell:
 
     @property
     def files(self) -> list[str]:
-        """Files and folders beside the collection that the cell reads."""
-        run = self.config
-        own = {name: place for name, place in self.prompts_made_of.items() if name != "backbone"}
-        named = [run.reranker.replay, run.queries, run.prompts, *own.values(), None if self.guard is None else self.pairs]
-        return [place for place in named if place]
+        """Files and folders beside the collection that the cell reads, but for `queries_like`, which may be no file."""
+        named = [place for name, place in self._named_files.items() if name != "queries_like"]
+        return [place for place in (*named, self.config.prompts) if place]
 
     @property
     def models(self) -> list[str]:
         """Names and folders of the models that the cell loads."""
-        run = self.config
-        named = [
-            run.start, run.backbone or c.SMOLLM2 if self.writes or self.guard else None,
-            *(settings.encoder for settings in self._baseline.values()), None if self.guard is None else self.guard.encoder,
-            run.coverage.encoder if run.sampling == "coverage" else None, run.dense.encoder if run.candidates == "both" else None,
-            *([self.quality.judge, self.quality.encoder] if self.grid is not None else []),
-        ]
-        return [name for name in named if name and name != "none"]
+        backbone = [self.config.backbone or c.SMOLLM2] if self.writes or self.guard else []
+        encoders = [settings.encoder for settings in self._baseline.values()]
+        return [name for name in (self.config.start, *backbone, *encoders, *self._named_models.values()) if name != "none"]
 
     @property
     def prompts_made_of(self) -> dict[str, str]:
@@ -135,19 +128,27 @@ class Cell:
     @property
     def _places(self) -> dict[str, str | None]:
         """Files, folders and models that a recipe or the matrix names and others do without."""
-        c = self.config
-        named = {"replay": c.reranker.replay, "queries_like": c.queries_like, "queries": c.queries}
-        if c.sampling == "coverage":
-            named["encoder"] = c.coverage.encoder
-        if c.candidates == "both":
-            named["dense"] = c.dense.encoder
-        if self.prompts is not None:
-            named |= {name: place for name, place in self.prompts_made_of.items() if name != "backbone"}
+        return {name: _from_here(place) for name, place in {**self._named_files, **self._named_models}.items() if place}
+
+    @property
+    def _named_files(self) -> dict[str, str | None]:
+        run = self.config
+        named = {"replay": run.reranker.replay, "queries_like": run.queries_like, "queries": run.queries}
+        named |= {name: place for name, place in self.prompts_made_of.items() if name != "backbone"}
+        return named if self.guard is None else {**named, "guard_pairs": self.pairs}
+
+    @property
+    def _named_models(self) -> dict[str, str]:
+        run, named = self.config, {}
+        if run.sampling == "coverage":
+            named["encoder"] = run.coverage.encoder
+        if run.candidates == "both":
+            named["dense"] = run.dense.encoder
         if self.guard is not None:
-            named |= {"guard_pairs": self.pairs, "guard_encoder": self.guard.encoder}
+            named["guard_encoder"] = self.guard.encoder
         if self.grid is not None:
             named |= {"judge": self.quality.judge, "judging_encoder": self.quality.encoder}
-        return {name: _from_here(place) for name, place in named.items() if place}
+        return named
 
 
 def _from_here(place: str | None) -> str | None:
