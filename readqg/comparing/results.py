@@ -19,6 +19,7 @@ from readqg.comparing.judgments import Judgments, Side
 from readqg.comparing.rankings import SIDES, Rankings
 from readqg.comparing.statistics import LEVEL, Preference, needed, preference
 from readqg.config import CompareConfig
+from readqg.corpus import write_qrels
 from readqg.runs import Run, write_trec
 from readqg.shards import explained, write_whole
 
@@ -83,7 +84,7 @@ def write_judgments(out: Path, judgments: Judgments) -> None:
     with explained(f"writing {out}"):
         (out / "qrels").mkdir(parents=True, exist_ok=True)
     graded = [(query_id, doc_id, grade) for query_id in told for doc_id, grade in judgments.grades.get(query_id, {}).items()]
-    write_whole(out / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore\n" + "".join(f"{q}\t{d}\t{grade}\n" for q, d, grade in graded))
+    write_qrels(out / "qrels" / "test.tsv", graded)
     write_whole(out / "qrels.trec", "".join(f"{q} 0 {d} {grade}\n" for q, d, grade in graded))
     write_whole(out / "queries.jsonl", "".join(json.dumps({"_id": q, "text": shown.query}) + "\n" for q, shown in told.items()))
     if judgments.ended:

@@ -22,7 +22,7 @@ from readqg.corpus.rows import SCHEMAS, Kind, RowReader, document_text
 from readqg.corpus.sources import Source, locate
 from readqg.errors import InputError
 from readqg.places import Place, place_of
-from readqg.shards import InputFolder, open_input, sha256_file, stable_hash
+from readqg.shards import InputFolder, open_input, sha256_file, stable_hash, write_whole
 
 _PARTS_IN_MEMORY = 64
 
@@ -42,6 +42,12 @@ def read_judgments(path: str | Place, split: str = "test") -> dict[str, dict[str
     for row in _read_table(locate(path, "judgments", split)).to_pylist():
         judgments.setdefault(row["query_id"], {})[row["doc_id"]] = row["relevance"]
     return judgments
+
+
+def write_qrels(path: Place, judgments: Iterable[tuple[str, str, int]]) -> None:
+    """Write (query_id, doc_id, grade) as BEIR's TSV, whole or not at all. Raises `FolderError` where the disk is full."""
+    lines = (f"{query_id}\t{doc_id}\t{grade}\n" for query_id, doc_id, grade in judgments)
+    write_whole(path, "query-id\tcorpus-id\tscore\n" + "".join(lines))
 
 
 def input_fingerprint(path: str | Place, kind: Kind) -> str:

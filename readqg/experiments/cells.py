@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from readqg import api, models, runs
 from readqg.clock import Clock
 from readqg.config import SMOLLM2, DenseSettings, FewShotConfig, RetrieveConfig, RunConfig, TrainGeneratorConfig, identity, make
-from readqg.corpus import read_judgments
+from readqg.corpus import read_judgments, write_qrels
 from readqg.devices import machine
 from readqg.errors import InputError
 from readqg.evaluation.metrics import per_query
@@ -153,8 +153,7 @@ class CellRun:
         judged = read_judgments(whole)
         chosen = sorted(judged, key=lambda query: (stable_hash(query), query))[0 if half == "scan" else 1 :: 2]
         path = self.shared / f"{self.steps.corpus.name}-{half}.tsv"
-        lines = [f"{query}\t{doc}\t{grade}\n" for query in sorted(chosen) for doc, grade in judged[query].items()]
-        write_whole(path, "query-id\tcorpus-id\tscore\n" + "".join(lines))
+        write_qrels(path, ((query, doc, grade) for query in sorted(chosen) for doc, grade in judged[query].items()))
         return path
 
     def _model(self) -> Place | None:

@@ -18,7 +18,7 @@ import torch
 from readqg import devices, models
 from readqg.config import GuardSettings
 from readqg.config.machine import Compute
-from readqg.corpus import Documents, document_text, read_judgments
+from readqg.corpus import Documents, document_text, read_judgments, write_qrels
 from readqg.corpus.rows import SCHEMAS
 from readqg.evaluation.encoder import BiEncoder
 from readqg.evaluation.metrics import per_query
@@ -93,8 +93,7 @@ def write_asked(queries: Place, out: Place) -> Place | None:
         return None
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "queries.jsonl", "".join(json.dumps({"_id": f"q{n}", "text": row["query"]}) + "\n" for n, row in enumerate(asked)))
-    lines = [f"q{n}\t{row['doc_id']}\t1\n" for n, row in enumerate(asked)]
-    write_whole(out / "qrels.tsv", "query-id\tcorpus-id\tscore\n" + "".join(lines))
+    write_qrels(out / "qrels.tsv", ((f"q{n}", row["doc_id"], 1) for n, row in enumerate(asked)))
     return out
 
 
