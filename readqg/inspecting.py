@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import polars as pl
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +13,7 @@ from rich.text import Text
 from readqg.config import InspectConfig
 from readqg.errors import ConfigError, InputError
 from readqg.fetching import local_file
+from readqg.frames import pl
 from readqg.reranker.sampling import SAME_RELEVANCE
 from readqg.shards import InputFolder, open_input
 

@@ -45,6 +45,19 @@ except Stopped as stop:
     raise SystemExit(stop.exit_code)
 """
 
+WAITS_BESIDE_POLARS = """
+import queue
+{before}
+from readqg.stopping import Stopped, stoppable
+try:
+    with stoppable():
+        {after}
+        print("begun", flush=True)
+        queue.Queue().get()
+except Stopped as stop:
+    raise SystemExit(stop.exit_code)
+"""
+
 
 def begun(cleaning_s):
     return started(PROGRAM.format(cleaning_s=cleaning_s))
@@ -79,4 +92,14 @@ def test_a_signal_in_a_wait_of_ray_is_the_same():
     time.sleep(1)  # to be in the wait
     program.send_signal(signal.SIGTERM)
     assert program.wait(timeout=30) == 143
+    assert "Traceback" not in program.stderr.read()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_signal_ends_a_wait_where_polars_is_imported(when):
+    """Ray Data waits so for the next shard. Of itself, polars' import has such a wait go on."""
+    program = started(WAITS_BESIDE_POLARS.format(**{"before": "", "after": "", when: "from readqg.frames import pl"}))
+    time.sleep(1)  # to be in the wait
+    program.send_signal(signal.SIGINT)
+    assert program.wait(timeout=30) == 130
     assert "Traceback" not in program.stderr.read()

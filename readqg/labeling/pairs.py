@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from readqg.config import PairsConfig, identity
+from readqg.frames import pl
 from readqg.labeling.partition import LAYOUT, PASSAGE, QUERY, PartitionStage, TextPartitionStage, check_known
 from readqg.labeling.rules import REASONS, choose
 from readqg.labeling.scores import ScoreSet, check_scores, open_scores

@@ -9,12 +9,12 @@ to another.
 from __future__ import annotations
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from readqg.config import PairsConfig
 from readqg.corpus import document_text
 from readqg.errors import InputError, RunError
+from readqg.frames import pl
 from readqg.labeling.scores import ScoreSet
 from readqg.labeling.texts import Texts
 from readqg.stage import ShardStage

@@ -18,7 +18,8 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-import polars as pl
+
+from readqg.frames import pl
 
 Rule = Literal["paper", "authors", "spread"]
 

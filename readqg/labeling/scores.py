@@ -6,13 +6,13 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from readqg.corpus.files import opened
 from readqg.errors import InputError
+from readqg.frames import pl
 from readqg.labeling.pickled import pickle_to_parquet
 from readqg.places import Place, place_of, readable
 from readqg.shards import open_input, sha256_file

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import polars as pl
 
 from readqg.corpus import Documents, input_fingerprint, read_texts
 from readqg.errors import InputError
+from readqg.frames import pl
 from readqg.places import Place, place_of
 
 _SEEDS = 8  # two of 10 million ids meet under one in 300,000

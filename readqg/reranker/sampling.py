@@ -18,11 +18,11 @@ from itertools import chain, pairwise
 from typing import Literal
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from readqg.config import FEWEST_DOCUMENTS, RerankerSettings
 from readqg.errors import InputError
+from readqg.frames import pl
 from readqg.random_rows import RandomRows, in_order
 from readqg.reranker.examples import Examples
 from readqg.shards import InputFolder, stable_hash

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jinja2
-import polars as pl
 import yaml
 
 import readqg
@@ -25,6 +24,7 @@ from readqg.evaluation.report.measured import LABELS
 from readqg.evaluation.report.verdict import Evidence
 from readqg.evaluation.report.whole_grid import whole_grid
 from readqg.evaluation.report.written import Grid, Mean, Written, quality, written
+from readqg.frames import pl
 from readqg.places import Place, place_of
 from readqg.random_rows import in_order
 from readqg.shards import open_input

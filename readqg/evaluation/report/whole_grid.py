@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import polars as pl
-
 from readqg.corpus import Documents
 from readqg.evaluation.report.changes import titles
 from readqg.evaluation.report.written import Grid, Mean, by_relevance, distance, mean_of, stems_of
+from readqg.frames import pl
 from readqg.places import Place
 from readqg.shards import open_input
 from readqg.start_scores import START_SCORE

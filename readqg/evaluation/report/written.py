@@ -12,13 +12,13 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import polars as pl
 import Stemmer
 from bm25s.stopwords import STOPWORDS_EN
 
 from readqg.corpus import Documents
 from readqg.evaluation.report.changes import cut, titles
 from readqg.evaluation.significance import bootstrap_interval
+from readqg.frames import pl
 from readqg.places import Place
 from readqg.random_rows import in_order
 from readqg.shards import open_input, stable_hash
