@@ -245,7 +245,7 @@ def _checked_submit(chosen: config.SubmitConfig, flags: tuple[str, ...]) -> conf
 def _parse(name: str, cls: type[config.Settings], shared: argparse.Namespace, rest: list[str]) -> config.Settings:
     """Defaults, then the preset, then the file, then the flags."""
     file = _read_yaml(Path(shared.config)) if shared.config else {}
-    asked = {flag.split("=")[0] for flag in rest}
+    asked = {flag.split("=")[0].replace("_", "-") for flag in rest}
     own = any(file.get(field) or f"--{field.replace('_', '-')}" in asked for field in ("corpus", "document_count"))
     preset = shared.preset or (config.SAMPLE_PRESET if issubclass(cls, config.RunConfig) and not own else None)
     base = config.merge(config.preset(preset, cls) if preset else {}, file)

@@ -11,7 +11,7 @@ OUT/reranker                               the tuned cross-encoder, with its gua
 OUT/bm25, OUT/start, OUT/tuned             runs, where the corpus comes with queries
 OUT/dense, OUT/first                       what a bi-encoder finds, and the best of it and of BM25, where `candidates` asks for them
 OUT/start-fused, OUT/tuned-fused           the same with BM25's scores added
-OUT/grid                                   queries at every r for a few documents, and their scores, for the report
+OUT/grid/NUMBER                            queries at every r for so many documents, and their scores, for the report
 OUT/quality                                where asked
 OUT/summary.json, OUT/report.html
 ```
@@ -75,14 +75,15 @@ def run(config: c.RunConfig) -> dict[str, Any]:
         if searched:
             with clock.stage("rank"):
                 weights = _rank(steps, out)
-        if config.grid_documents and config.queries is None:
+        grid = f"grid/{config.grid_documents}" if steps.has_grid else None
+        if grid is not None:
             with clock.stage("grid"):
-                steps.grid(out / "grid", out / "reranker")
+                steps.grid(out / grid, out / "reranker")
         if config.quality is not None:
             with clock.stage("quality"):
                 quality = steps.quality(config.quality, out / "queries", out / "quality")
     with clock.stage("report"):
-        summary = _report(config, out, imported, quality, weights, rounds, clock)
+        summary = _report(config, out, imported, quality, grid, weights, rounds, clock)
     _table(summary)
     return summary
 
@@ -100,8 +101,8 @@ def _rank(steps: Steps, out: Place) -> dict[str, float]:
 
 
 def _report(
-    config: c.RunConfig, out: Place, imported: dict[str, Any], quality: dict[str, Any] | None, weights: dict[str, float],
-    rounds: list[Round], clock: Clock,
+    config: c.RunConfig, out: Place, imported: dict[str, Any], quality: dict[str, Any] | None, grid: str | None,
+    weights: dict[str, float], rounds: list[Round], clock: Clock,
 ) -> dict[str, Any]:
     from readqg.evaluation import report
 
@@ -115,6 +116,7 @@ def _report(
         "evaluation": report.evaluation(out, MEASURES),
         "fusion_weight": weights,
         "quality": quality,
+        "grid": grid,
         "rounds": [asdict(r) for r in rounds],
         "config": config.model_dump(mode="json"),
     }

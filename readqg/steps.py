@@ -13,6 +13,7 @@ from readqg import api, sample
 from readqg import config as c
 from readqg.errors import ConfigError
 from readqg.fusion import learned_weight
+from readqg.generator.facts import knows_relevance
 from readqg.places import Place
 
 _C = TypeVar("_C", bound=c.Settings)
@@ -36,7 +37,7 @@ class Pass(NamedTuple):
 
     name: str
     made_of: tuple[Any, ...]
-    """What its outcome hangs on beside the queries, the prompts and the corpus."""
+    """What its outcome hangs on beside the queries, what wrote them, and the corpus."""
     step: Callable[[Place, Place], Any]
 
 
@@ -139,10 +140,12 @@ class Steps:
     def passes(self) -> list[Pass]:
         """What generated queries go through before training, in order; only what the settings ask for."""
         like = (self.config.queries_like, self.config.generate.seed)
+        # The prompts that wrote the queries are theirs; to queries from elsewhere they are a choice of their own.
+        judged_by = (prompts_of(self.config), self.config.backbone) if self.config.queries is not None else ()
         every = [
             (self.config.queries_like is not None, Pass("select", like, self.select)),
             (self.config.reranker.needs_round_trip, Pass("round-trip", (self.config.round_trip,), self.round_trip)),
-            (self.config.reranker.needs_ratio, Pass("ratio", (self.ratio_settings,), self.ratio)),
+            (self.config.reranker.needs_ratio, Pass("ratio", (self.ratio_settings, *judged_by), self.ratio)),
             (self.config.reranker.needs_scores, Pass("score-queries", (self.config.score_queries, self.config.start), self.score_queries)),
         ]
         return [step for needed, step in every if needed]
@@ -172,14 +175,22 @@ class Steps:
     def train(self, queries: Place, out: Place) -> dict[str, Any]:
         return api.train_reranker(self.train_config(queries, out))
 
+    @property
+    def has_grid(self) -> bool:
+        """Whether there are documents for `grid`, and prompts that write other queries for another r."""
+        return self.config.grid_documents > 0 and self.config.queries is None and knows_relevance(prompts_of(self.config))
+
     def grid(self, out: Place, tuned: Place) -> None:
         """Queries at every r for a few documents, and the scores of start and tuned model: for the report alone."""
         generate = self.config.generate.model_copy(update={"relevances": c.GRID, "samples": 1})
-        few = {"generate": generate, "max_documents": self.config.grid_documents, "sampling": "hash"}
-        Steps(self.config.model_copy(update=few), self.corpus).generate(out / "queries")
+        # One bad query in so few is more than the usual share, and the page shows it.
+        compute = self.config.compute.model_copy(update={"max_error_share": 1.0})
+        few = {"generate": generate, "max_documents": self.config.grid_documents, "sampling": "hash", "compute": compute}
+        steps = Steps(self.config.model_copy(update=few), self.corpus)
+        steps.generate(out / "queries")
         for name, model in (("start", self.config.start), ("tuned", str(tuned))):
             places = {"queries": str(out / "queries"), "out": str(out / name), "model": model, "max_length": self.config.rank.max_length}
-            api.score_queries(self._stage(c.ScoreQueriesConfig, self.config.score_queries, places))
+            api.score_queries(steps._stage(c.ScoreQueriesConfig, self.config.score_queries, places))
 
     def rank(self, run: Place, model: str, out: Place, queries: str | None = None) -> dict[str, Any]:
         """`queries`: other ones than the corpus's own."""

@@ -70,8 +70,9 @@ def test_a_preset_reaches_nested_fields(capsys):
     assert yaml.safe_load(out)["reranker"]["sign"] == "authors"
 
 
-def test_a_plan_of_counts_is_not_cut_to_the_samples_size(capsys):
-    _, out, _ = run(capsys, "plan", "--document-count", "8841823", "--mean-document-tokens", "75", "--dry-run")
+@pytest.mark.parametrize("flag", ["--document-count", "--document_count"])
+def test_a_plan_of_counts_is_not_cut_to_the_samples_size(capsys, flag):
+    _, out, _ = run(capsys, "plan", flag, "8841823", "--mean-document-tokens", "75", "--dry-run")
     assert yaml.safe_load(out)["max_documents"] is None
 
 

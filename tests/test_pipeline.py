@@ -5,12 +5,14 @@ import json
 import pytest
 
 from readqg import cli
-from readqg.config import TrainGeneratorConfig
+from readqg.config import RunConfig, TrainGeneratorConfig, make
 from readqg.corpus import Documents, read_texts
 from readqg.generator.backbone import Backbone
 from readqg.generator.prompts import SoftPrompt
+from readqg.places import place_of
 from readqg.runs import read_run
 from readqg.shards import open_input
+from readqg.steps import Steps
 from tests.builders import tiny_bi_encoder, tiny_cross_encoder, tiny_llama
 
 TOPICS = ["wing", "flow", "boundary", "layer", "shock", "heat"]
@@ -80,12 +82,36 @@ def test_queries_made_elsewhere_take_the_place_of_generated_ones(place, tmp_path
 
 def test_every_stage_leaves_its_folder_and_verifies(out, capsys):
     for name in ("corpus/documents", "corpus/queries", "corpus/judgments", "bm25", "queries", "reranker", "start", "tuned", "tuned-fused",
-                 "grid/queries", "grid/start", "grid/tuned"):
+                 "grid/2/queries", "grid/2/start", "grid/2/tuned"):
         assert (out / name / "_SUCCESS").exists(), name
     with pytest.raises(SystemExit) as stop:
         cli.main(["verify", str(out), "--json"])
     assert stop.value.code == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["folders"] == 13
+
+
+def test_a_grid_with_a_bad_document_is_shown_all_the_same(place, tmp_path, ray_here):
+    """With the usual share of errors, which is a tenth."""
+    texts = ["the wing of a plane", "", "heat in a layer"]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"_id": f"d{i}", "text": text}) + "\n" for i, text in enumerate(texts)))
+    config = make(RunConfig, {
+        "corpus": str(tmp_path / "corpus.jsonl"), "prompts": str(place / "prompts"), "backbone": str(place / "backbone"),
+        "start": str(place / "start"), "grid_documents": 3, "rank": {"max_length": 48},
+        "generate": {"max_new_tokens": 6, "document_tokens": 16}, "compute": {"precision": "fp32"}})
+    steps = Steps(config, place_of(str(tmp_path / "corpus")))
+    steps.import_corpus()
+    steps.grid(place_of(str(tmp_path / "grid")), place_of(str(place / "start")))
+    rows = open_input(tmp_path / "grid" / "tuned").read().to_pylist()
+    assert all((row["error"] is None) == (row["start_score"] is not None) for row in rows)
+    assert {row["error"] is None for row in rows} == {True, False}
+
+
+def test_few_shot_prompts_have_no_grid(place, tmp_path):
+    facts = json.loads((place / "prompts" / "prompts.json").read_text())
+    (tmp_path / "prompts.json").write_text(json.dumps({**facts, "lengths": {"instruction": 90, "plus": 0, "minus": 0}}))
+    for prompts, documents, has_grid in ((place / "prompts", 2, True), (tmp_path, 2, False), (place / "prompts", 0, False)):
+        config = RunConfig(prompts=str(prompts), grid_documents=documents)
+        assert Steps(config, place_of(str(tmp_path))).has_grid == has_grid
 
 
 def test_the_summary_counts_a_query_without_results(out):

@@ -135,10 +135,10 @@ class Recipe(Settings):
     seeds: int | None = Field(None, ge=1)
     """So many of the matrix's seeds, the first ones; None: all."""
 
-
     @property
     def has_a_guard(self) -> bool:
-        return self.train and self.trainer != "bi_encoder"
+        """Whether it can be measured: few-shot queries are no others to a recipe that was trained on some."""
+        return self.train and self.trainer != "bi_encoder" and self.few_shot is None
 
 
 class Matrix(Settings):

@@ -326,7 +326,7 @@ class CellRun:
 
     def _weights(self) -> dict[str, str]:
         """Model -> fingerprint of what was loaded: under one name there may be several, as the sample's, which were dequantised."""
-        names = [self.config.start, *([self.config.backbone or SMOLLM2] if self.cell.writes or self.cell.guard else [])]
+        names = dict.fromkeys([self.config.start, *self.cell.backbones])
         return {name: models.fingerprint(name)[:12] for name in names}
 
     def _operations(self) -> dict[str, float] | None:

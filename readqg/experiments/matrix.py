@@ -30,8 +30,10 @@ from readqg.config import (
     with_later_fields,
 )
 from readqg.errors import ConfigError
+from readqg.generator.facts import read_facts
 from readqg.places import place_of
 from readqg.shards import fingerprint, sha256_file
+from readqg.steps import prompts_of
 
 _FORMAT = 2
 """Of a cell's files."""
@@ -68,7 +70,7 @@ class Cell:
         """What the cell's figures depend on, but for the content of files that it names."""
         return {
             "format": _FORMAT, "run": identity(self.config), **self._places,
-            "prompts": (_from_here(self.config.prompts) or package_prompts()) if self.writes and self.prompts is None else None,
+            "prompts": (_from_here(self.config.prompts) or package_prompts()) if self.uses_prompts and self.prompts is None else None,
             "backbone": _from_here(self.config.backbone), "start": _from_here(self.config.start),
             "source": _from_here(self.source.source), "split": self.source.split, "half": self.source.half,
             "train": self.settings.train, "average": self.settings.average,
@@ -107,6 +109,19 @@ class Cell:
         return (self.settings.train and self.config.queries is None) or self.grid is not None
 
     @property
+    def uses_prompts(self) -> bool:
+        """Whether queries are written, or those from elsewhere judged by how probable they are."""
+        return self.writes or (self.settings.train and self.config.reranker.needs_ratio)
+
+    @property
+    def backbones(self) -> list[str]:
+        """Of the prompts that it uses, and of the few-shot ones that the guard is measured by."""
+        named = self.config.backbone
+        own = self.prompts.backbone if self.prompts is not None else None
+        used = [named or own or read_facts(prompts_of(self.config)).base_model] if self.uses_prompts else []
+        return [*used, *([named or c.SMOLLM2] if self.guard is not None else [])]
+
+    @property
     def files(self) -> list[str]:
         """Files and folders beside the collection that the cell reads, but for `queries_like`, which may be no file."""
         named = [place for name, place in self._named_files.items() if name != "queries_like"]
@@ -115,9 +130,8 @@ class Cell:
     @property
     def models(self) -> list[str]:
         """Names and folders of the models that the cell loads."""
-        backbone = [self.config.backbone or c.SMOLLM2] if self.writes or self.guard else []
         encoders = [settings.encoder for settings in self._baseline.values()]
-        return [name for name in (self.config.start, *backbone, *encoders, *self._named_models.values()) if name != "none"]
+        return [name for name in (self.config.start, *self.backbones, *encoders, *self._named_models.values()) if name != "none"]
 
     @property
     def prompts_made_of(self) -> dict[str, str]:

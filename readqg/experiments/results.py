@@ -161,7 +161,7 @@ def summarise(matrix: Matrix, values: Values, facts: dict[str, dict[str, Any]], 
             compared[name] = compare(own, start)
         lines.append({
             "name": name, "note": matrix.recipes[name].note, **_means(own, collections), **_quality(facts, name),
-            **_costs(facts, name, whole=len(own) == len(collections)),
+            **_costs(facts, name, whole=len(own) == len(collections), judged=matrix.recipes[name].average is None),
             "rest": compare({c: own[c] for c in rest}, {c: start[c] for c in rest})
             if 0 < len(rest) < len(collections) == len(own) else None,
             "published": matrix.recipes[name].published, "published_quality": matrix.recipes[name].published_quality,
@@ -203,17 +203,14 @@ def guards(matrix: Matrix, facts: dict[str, dict[str, Any]], values: Values) -> 
     found = []
     for name, of, system in (
         # In training it judged the weights before they were averaged with the start's.
-        ("in training", lambda _, cell: cell["guard"] if cell["model"] == cell["tuned"] else None, ""),
-        # Few-shot queries are no others to a recipe that was trained on some.
-        ("other queries, other documents",
-         lambda recipe, cell: None if recipe.few_shot is not None else (cell["outside"] or {}).get("plain"), ""),
-        ("the same, with BM25's score added",
-         lambda recipe, cell: None if recipe.few_shot is not None else (cell["outside"] or {}).get("fused"), _FUSED),
+        ("in training", lambda cell: cell["guard"] if cell["model"] == cell["tuned"] else None, ""),
+        ("other queries, other documents", lambda cell: (cell["outside"] or {}).get("plain"), ""),
+        ("the same, with BM25's score added", lambda cell: (cell["outside"] or {}).get("fused"), _FUSED),
     ):
         seen: dict[tuple[str, str], tuple[dict[str, Any], float]] = {}
         for cell, own in facts.items():
             collection, recipe, seed = cell.split("/")
-            if own.get("model") and (verdict := of(matrix.recipes[recipe], own)):
+            if own.get("model") and (verdict := of(own)):
                 tuned, start = (values[recipe, f"{kind}{system}", collection][int(seed)] for kind in ("recipe", "start"))
                 gain = float(np.mean([tuned[query] - start[query] for query in tuned]))
                 seen.setdefault((collection, own["model"]), (verdict, gain))
@@ -300,11 +297,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(there)) if there else None
 
 
-def _costs(facts: dict[str, dict[str, Any]], recipe: str, whole: bool) -> dict[str, Any]:
-    """Mean costs of its cells, where it has all collections (`whole`), and how often the guard was for the tuned model. Seconds of
-    different machines are not set beside one another."""
+def _costs(facts: dict[str, dict[str, Any]], recipe: str, whole: bool, judged: bool) -> dict[str, Any]:
+    """Mean costs of its cells, where it has all collections (`whole`), and, where it was what ranks that the guard judged (`judged`), how
+    often the guard was for it. Seconds of different machines are not set beside one another."""
     own = [found for name, found in facts.items() if name.split("/")[1] == recipe]
-    verdicts = [found["guard"]["use"] for found in own if found.get("guard")]
+    verdicts = [found["guard"]["use"] for found in own if judged and found.get("guard")]
     costs = [Cost.of(found) for found in own] if whole else []
     alike = len(_machines(facts)) == 1
     return {

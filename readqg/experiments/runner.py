@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def _do(out: Place, matrix: Matrix, cells: list[Cell], config: ExperimentConfig)
     """Returns cell -> why it failed."""
     failed: dict[str, str] = {}
     missing = [cell for cell in cells if not is_done(out, cell)]
+    there = len(cells) - len(missing)
     missing = sorted(missing, key=lambda cell: folder_of(out, cell).has_failed)[:config.cells]  # those come last that failed before
     if not missing:
         return failed
@@ -47,15 +49,16 @@ def _do(out: Place, matrix: Matrix, cells: list[Cell], config: ExperimentConfig)
     compute = missing[0].config.compute
     if config.ray_address is not None:
         compute = compute.model_copy(update={"ray_address": config.ray_address})
-    with cluster.connect(compute), Progress("experiment", len(cells), "cells", len(cells) - len(missing)) as progress:
+    with cluster.connect(compute), Progress("experiment", len(cells), "cells", there) as progress:
         for cell in missing:
             log.info("cell %s", cell.name)
             try:
                 folder_of(out, cell).write(*CellRun(out, cell).run())
-            except ReadQGError as error:
-                log.error("cell %s failed, and the next one is begun: %s", cell.name, error)
-                failed[cell.name] = first_line(error)
-                folder_of(out, cell).fail(str(error))
+            except Exception as error:  # also what another trainer raises
+                known = isinstance(error, ReadQGError)
+                log.error("cell %s failed, and the next one is begun: %s", cell.name, error, exc_info=None if known else error)
+                failed[cell.name] = first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
+                folder_of(out, cell).fail(str(error) if known else traceback.format_exc())
             else:
                 results.write(out, matrix, [c for c in cells if is_done(out, c)])
             progress.advance(1)

@@ -8,10 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,10 +22,11 @@ from readqg.config import GeneratorSettings
 from readqg.errors import ModelError
 from readqg.fetching import local_folder
 from readqg.generator.backbone import Backbone
+from readqg.generator.facts import FACTS, PromptFacts, read_facts
 
 logger = logging.getLogger("readqg")
 
-_TENSORS, _FACTS = "prompts.safetensors", "prompts.json"
+_TENSORS = "prompts.safetensors"
 _FORMAT = 1
 
 
@@ -42,30 +42,6 @@ class RelevancePrompt(nn.Module):
         """relevance (B,) in [0, 1] -> (B, n, H)."""
         r = relevance.to(self.plus.dtype)[:, None, None]
         return r * self.plus + (1 - r) * self.minus
-
-
-@dataclass(frozen=True)
-class PromptFacts:
-    """What prompts were trained for and on."""
-
-    base_model: str
-    """Folder or hub name of the backbone, as it was given."""
-    base_fingerprint: str
-    """Of its weights (`readqg.models.fingerprint`)."""
-    base_revision: str | None
-    """The hub's commit, where there is one."""
-    architecture: dict[str, Any]
-    """`Backbone.architecture`: prompts fit no other."""
-    instruction: str
-    separator: str
-    profile: str
-    data_fingerprint: str
-    """Of the pairs they were trained on; empty for prompts that were not trained."""
-
-    @property
-    def kind(self) -> str:
-        """"encoder-decoder" or "decoder-only"."""
-        return str(self.architecture["kind"])
 
 
 class SoftPrompt(nn.Module):
@@ -111,7 +87,7 @@ class SoftPrompt(nn.Module):
         save_file({name: t.detach().float().cpu().contiguous() for name, t in tensors.items()}, Path(folder) / _TENSORS)
         facts = {"format": _FORMAT, **asdict(self.facts), "kind": self.facts.kind,
                  "lengths": {name: len(t) for name, t in tensors.items()}}
-        (Path(folder) / _FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        (Path(folder) / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> SoftPrompt:
@@ -127,7 +103,7 @@ class SoftPrompt(nn.Module):
         wrong = {tuple(t.shape) for t in (instruction, plus, minus) if t.dim() != 2 or t.shape[1] != hidden}
         if wrong or plus.shape != minus.shape:
             shapes = [tuple(t.shape) for t in (instruction, plus, minus)]
-            raise ModelError(f"{folder}: {_FACTS} says hidden size {hidden}, but {_TENSORS} holds shapes {shapes}. "
+            raise ModelError(f"{folder}: {FACTS} says hidden size {hidden}, but {_TENSORS} holds shapes {shapes}. "
                              "The two files are not of one training: copy both again.")
         return cls(instruction, RelevancePrompt(plus, minus), facts)
 
@@ -167,18 +143,6 @@ class SoftPrompt(nn.Module):
         if trained.base_fingerprint != fingerprint:
             logger.warning("The prompts were trained on other weights (%s, fingerprint %s) than these (%s, %s): queries may be worse",
                            trained.base_model, trained.base_fingerprint, name, fingerprint)
-
-
-def read_facts(folder: str | Path) -> PromptFacts:
-    """What a prompts folder says of itself, without its tensors. Raises `ModelError` where there is nothing to read."""
-    path = local_folder(folder) / _FACTS
-    if not path.is_file():
-        raise ModelError(f"{folder} holds no prompts ({_FACTS} is not there). Give a folder made by `readqg train-generator`.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return PromptFacts(**{name: content[name] for name in PromptFacts.__dataclass_fields__})
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is damaged ({type(error).__name__}: {error}). Copy or train the prompts again.") from error
 
 
 def files_fingerprint(folder: str | Path) -> str:

@@ -111,6 +111,7 @@ def not_counted(config: RunConfig) -> list[str]:
         "coverage": config.sampling == "coverage", "select": config.queries_like is not None, "quality": config.quality is not None,
         "the bi-encoder's first stage": config.candidates == "both",
         "the sizes that until_no_gain tries": config.until_no_gain,
+        "the report's grid": config.grid_documents > 0 and config.queries is None,
     }
     return [stage for stage, wanted in asked.items() if wanted]
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from readqg.config import RunConfig, make
 from readqg.corpus.rows import SCHEMAS
@@ -14,9 +15,11 @@ from readqg.places import place_of
 from readqg.ranking import RUN
 from readqg.reranker.selection import HeldOut, verdict_from_log
 from readqg.runs import write_queries_beside
+from readqg.start_scores import START_SCORE
 from tests.builders import write_folder
 
 WORDS = ["wing", "flow", "boundary", "layer", "shock", "heat", "body", "plate"]
+_SCORED = QUERIES.append(pa.field(START_SCORE, pa.float32()))
 SCRIPT = "<script>alert(1)</script>"
 
 
@@ -37,6 +40,8 @@ def finished_run(
         for d, t in zip(ids, texts, strict=True) for r in relevances
     ]
     write_folder(out / "queries", written, QUERIES)
+    for name, more in (("start", 0.0), ("tuned", 1.0)):
+        write_folder(out / "grid" / "2" / name, [_at(d, k, more) for d in ids[:2] for k in range(11)], _SCORED)
     if queries:
         _rank(out, ids, queries, depth, judged, fused)
     _train(out / "reranker", ids[:20])
@@ -49,10 +54,18 @@ def summary_of(out: Path, **config) -> dict:
     return {
         "sample": False, "corpus": {"documents": 40, "queries": 12 if ranked else 0, "judgments": 12}, "cut": [SCRIPT],
         "seconds": {"import": 1.0, "train": 7200.0}, "guard": json.loads((out / "reranker" / "guard.json").read_text()),
-        "evaluation": report.evaluation(place_of(out), MEASURES), "quality": None, "use": "the start",
+        "evaluation": report.evaluation(place_of(out), MEASURES), "quality": None, "grid": "grid/2", "use": "the start",
         "fusion_weight": {"start": 0.5, "tuned": 0.7} if (out / "tuned-fused").is_dir() else {},
         "config": make(RunConfig, {"corpus": str(out / "corpus"), **config}).model_dump(mode="json"),
     }
+
+
+def _at(doc_id: str, tenth: int, more: float) -> dict:
+    """The query at r = tenth / 10; of d1 the last one failed."""
+    failed = doc_id == "d1" and tenth == 10
+    return {"doc_id": doc_id, "relevance": tenth / 10, "sample": 0, "query": None if failed else f"{WORDS[tenth % 8]} of {doc_id} {SCRIPT}",
+            "log_likelihood": None, "n_tokens": 3, "error": "nothing was written" if failed else None,
+            START_SCORE: None if failed else tenth / 10 + more + (doc_id == "d1")}
 
 
 def _rank(out: Path, ids: list[str], queries: int, depth: int, judged: bool, fused: bool) -> None:

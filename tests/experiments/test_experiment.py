@@ -132,7 +132,12 @@ def test_every_switch_at_once_and_the_baseline(place, tmp_path, ray_here):  # no
 def test_a_cell_that_fails_stops_no_other_and_what_is_missing_is_said_before_any(place, tmp_path, ray_here):  # noqa: F811
     path = write(place, tmp_path, ("off", "as-it-is"))
     values = yaml.safe_load(path.read_text())
-    values["recipes"] = {"few": {"run": {"reranker": {"w_mr": 0, "score_best": 0.01}}}, **values["recipes"]}
+    (tmp_path / "no-encoder").mkdir()
+    (tmp_path / "no-encoder" / "config.json").write_text("{}")
+    values["recipes"] = {
+        "few": {"run": {"reranker": {"w_mr": 0, "score_best": 0.01}}},
+        "odd": {"trainer": "sentence_transformers", "mining": {"encoder": str(tmp_path / "no-encoder")}, "run": {"reranker": {"w_mr": 0}}},
+        **values["recipes"]}
     out = tmp_path / "out"
     for missing, said in (({"start": str(tmp_path / "no-model")}, "no-model"), ({"queries": str(tmp_path / "none.jsonl")}, "none.jsonl")):
         absent = {**values, "recipes": {**values["recipes"], "late": {"run": {**missing, "reranker": {"w_mr": 0}}}}}
@@ -142,9 +147,11 @@ def test_a_cell_that_fails_stops_no_other_and_what_is_missing_is_said_before_any
         assert not (out / "shared").exists()
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     found = api.experiment(ExperimentConfig(file=str(path), out=str(out)))
-    assert (found["done"], found["exit_code"], list(found["failed"])) == (2, 1, ["small/few/0"])
+    assert (found["done"], found["exit_code"], list(found["failed"])) == (2, 1, ["small/few/0", "small/odd/0"])
     assert "score_best 0.01 leaves" in found["failed"]["small/few/0"]
-    assert "2 of 3 cells" in (out / "tables.md").read_text()
+    assert "Error" in found["failed"]["small/odd/0"], "of another library"
+    assert "Traceback" in (out / "cells" / "small" / "odd" / "0" / "failed.txt").read_text()
+    assert "2 of 4 cells" in (out / "tables.md").read_text()
     more = {**values, "recipes": {**values["recipes"], "half": {"average": 0.5, "run": {"reranker": {"w_mr": 0}}}}}
     path.write_text(yaml.safe_dump(more, sort_keys=False))
     found = api.experiment(ExperimentConfig(file=str(path), out=str(out), cells=1))

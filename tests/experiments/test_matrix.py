@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from readqg import cli
+from readqg import cli, sample
 from readqg.errors import ConfigError
 from readqg.experiments.cells import VALUES, CellRun, folder_of, is_done
 from readqg.experiments.matrix import cells_of, read_matrix
@@ -157,6 +157,22 @@ def test_what_a_recipe_names_or_how_it_trains_is_another_cell(tmp_path):
     assert len({CellRun(place_of(str(tmp_path)), cell).config.prompts for cell in cells if cell.prompts}) == 3
 
 
+def test_prompts_that_judge_queries_from_elsewhere_make_another_cell(tmp_path):
+    def cell(prompts, **reranker):
+        saved = tmp_path / prompts
+        saved.mkdir(exist_ok=True)
+        facts = json.loads((Path(sample.prompts_folder()) / "prompts.json").read_text())
+        (saved / "prompts.json").write_text(json.dumps({**facts, "base_model": f"backbone of {prompts}"}))
+        run = {"queries": "q.jsonl", "prompts": str(saved), "reranker": {"w_mr": 0, **reranker}}
+        return next(cells_of(matrix(tmp_path, collections={"a": {"source": "sample"}}, recipes={"own": {"run": run}})))
+
+    judged, other = cell("a", ratio_min=0.0), cell("b", ratio_min=0.0)
+    assert judged.identity != other.identity and cell("a").identity == cell("b").identity
+    assert "backbone of a" in judged.models and not [name for name in cell("a").models if "backbone" in name]
+    (a,), (b,) = (CellRun(place_of(str(tmp_path)), one).steps.passes() for one in (judged, other))
+    assert a.made_of != b.made_of
+
+
 @pytest.mark.parametrize("recipe", [{"generator": {}}, {"few_shot": {}}])
 def test_other_pairs_or_another_judge_make_another_cell(tmp_path, recipe):
     grid = {"pairs": "a", "grid_documents": 4}
@@ -247,12 +263,13 @@ def test_what_the_guard_said_is_set_against_judged_queries_each_model_once(tmp_p
 
     facts = {
         "a/half/0": cell("tuned", 0.3, "m3", "averaged"), "a/one/0": cell("tuned", 0.2, "m1"), "a/again/0": cell("tuned", 0.2, "m1"),
-        "a/two/0": cell("start", -0.1, "m2"), "a/three/0": cell("start", 0.1, "m3"), "a/few/0": cell("start", -0.2, "m4"),
+        "a/two/0": cell("start", -0.1, "m2"), "a/three/0": cell("start", 0.1, "m3"),
+        "a/few/0": {**cell("start", -0.2, "m4"), "outside": None},
         "a/bi/0": {"guard": None, "outside": None, "model": "m5", "tuned": "m5"}, "a/kept/0": {"guard": {"use": "start", "difference": 1}}}
     gains = {"half": 0.375, "one": 0.25, "again": 0.25, "two": -0.125, "three": 0.125, "few": -0.25, "bi": 0.5, "kept": 0.5}
     rows = [{"collection": "a", "recipe": recipe, "seed": 0, "system": system + fused, "query_id": "q", "ndcg": 0.5 + own, "recall": 1.0}
             for recipe, gain in gains.items() for fused in ("", "-fused") for system, own in (("start", 0.0), ("recipe", gain))]
     found = guards(asked, facts, by_row(pa.Table.from_pylist(rows)))
     counts = [[row[name] for name in ("models", "tuned_better", "tuned_not", "start_better", "start_not")] for row in found]
-    assert counts == [[4, 1, 0, 1, 2], [4, 2, 0, 1, 1], [4, 2, 0, 1, 1]], "averaged weights outside alone, few-shot ones in training alone"
+    assert counts == [[4, 1, 0, 1, 2], [4, 2, 0, 1, 1], [4, 2, 0, 1, 1]], "averaged weights outside alone"
     assert all(row["tau"] == pytest.approx(1.0) for row in found)

@@ -91,7 +91,7 @@ def gather(out: Place, summary: dict[str, Any]) -> Page:
     found, config = summary["evaluation"], summary["config"]
     measures = list(next(iter(found["runs"].values()))) if found else []
     learned = learning(out / "reranker")
-    wrote, whole = written(out), whole_grid(out)
+    wrote, whole = written(out), whole_grid(out, out / summary["grid"]) if summary["grid"] else None
     per_query = found["per_query"] if found else None
     moved = changes(out, per_query)
     evidence = verdict.evidence(summary)

@@ -1,6 +1,6 @@
 """Queries at every r from 0 to 1 for a few documents, as in the paper's Figure 1, and what start and tuned model make of them.
 
-A run writes and scores them for the report alone (OUT/grid): training needs r = 1 and r = 0 only.
+A run writes and scores them for the report alone (OUT/grid/NUMBER): training needs r = 1 and r = 0 only.
 """
 
 from __future__ import annotations
@@ -28,11 +28,8 @@ class WholeGrid:
     apart: list[tuple[str, float, int]]
 
 
-def whole_grid(out: Place) -> WholeGrid | None:
-    """None where the run has none."""
-    folder = out / "grid"
-    if not all((folder / name / "_SUCCESS").exists() for name in MODELS):
-        return None
+def whole_grid(out: Place, folder: Place) -> WholeGrid:
+    """`out`: of the run; `folder`: its queries scored by both models."""
     start, tuned = (pl.DataFrame(pl.from_arrow(open_input(folder / name).read())) for name in MODELS)
     key = ["doc_id", "relevance", "sample"]
     rows = start.join(tuned.select(*key, tuned_score=START_SCORE), on=key).sort(key)
