@@ -11,7 +11,7 @@ import yaml
 from readqg import api, runs
 from readqg.config import ExperimentConfig
 from readqg.errors import InputError, ModelError
-from readqg.experiments import results
+from readqg.experiments import cells, results
 from readqg.experiments.matrix import read_matrix
 from tests.builders import tiny_bi_encoder
 from tests.generator.pairs import pair_row, write_pairs
@@ -129,14 +129,17 @@ def test_every_switch_at_once_and_the_baseline(place, tmp_path, ray_here):  # no
 
 
 @pytest.mark.timeout(600)
-def test_a_cell_that_fails_stops_no_other_and_what_is_missing_is_said_before_any(place, tmp_path, ray_here):  # noqa: F811
+def test_a_cell_that_fails_stops_no_other_and_what_is_missing_is_said_before_any(place, tmp_path, ray_here, monkeypatch):  # noqa: F811
     path = write(place, tmp_path, ("off", "as-it-is"))
     values = yaml.safe_load(path.read_text())
-    (tmp_path / "no-encoder").mkdir()
-    (tmp_path / "no-encoder" / "config.json").write_text("{}")
+
+    def no_memory(*_):
+        raise MemoryError("of another library")
+
+    monkeypatch.setattr(cells, "train_baseline", no_memory)
     values["recipes"] = {
         "few": {"run": {"reranker": {"w_mr": 0, "score_best": 0.01}}},
-        "odd": {"trainer": "sentence_transformers", "mining": {"encoder": str(tmp_path / "no-encoder")}, "run": {"reranker": {"w_mr": 0}}},
+        "odd": {"trainer": "sentence_transformers", "mining": {"encoder": "none"}, "run": {"reranker": {"w_mr": 0}}},
         **values["recipes"]}
     out = tmp_path / "out"
     for missing, said in (({"start": str(tmp_path / "no-model")}, "no-model"), ({"queries": str(tmp_path / "none.jsonl")}, "none.jsonl")):
@@ -149,7 +152,7 @@ def test_a_cell_that_fails_stops_no_other_and_what_is_missing_is_said_before_any
     found = api.experiment(ExperimentConfig(file=str(path), out=str(out)))
     assert (found["done"], found["exit_code"], list(found["failed"])) == (2, 1, ["small/few/0", "small/odd/0"])
     assert "score_best 0.01 leaves" in found["failed"]["small/few/0"]
-    assert "Error" in found["failed"]["small/odd/0"], "of another library"
+    assert found["failed"]["small/odd/0"] == "MemoryError: of another library"
     assert "Traceback" in (out / "cells" / "small" / "odd" / "0" / "failed.txt").read_text()
     assert "2 of 4 cells" in (out / "tables.md").read_text()
     more = {**values, "recipes": {**values["recipes"], "half": {"average": 0.5, "run": {"reranker": {"w_mr": 0}}}}}
