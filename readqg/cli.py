@@ -247,6 +247,7 @@ def _parse(name: str, cls: type[config.Settings], shared: argparse.Namespace, re
     file = _read_yaml(Path(shared.config)) if shared.config else {}
     asked = {flag.split("=")[0].replace("_", "-") for flag in rest}
     own = any(file.get(field) or f"--{field.replace('_', '-')}" in asked for field in ("corpus", "document_count"))
+    own = own or bool(asked & {"-h", "--help"})  # which tells of everybody's corpus, not of the sample's small settings
     preset = shared.preset or (config.SAMPLE_PRESET if issubclass(cls, config.RunConfig) and not own else None)
     base = config.merge(config.preset(preset, cls) if preset else {}, file)
     default = config.partial(cls, base, tyro.MISSING)

@@ -20,6 +20,7 @@ OUT/summary.json, OUT/report.html
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from readqg import config as c
+from readqg import models
 from readqg.clock import Clock
 from readqg.engine import cluster
 from readqg.engine.shared import check_can_train
@@ -37,6 +39,8 @@ from readqg.places import Place, place_of
 from readqg.progress import duration
 from readqg.shards import write_whole
 from readqg.steps import Steps, prompts_of
+
+log = logging.getLogger("readqg")
 
 MEASURES = ("nDCG@10", "R@100", "RR@10")
 
@@ -54,6 +58,8 @@ def run(config: c.RunConfig) -> dict[str, Any]:
     if (usable := imported["documents"]) < c.FEWEST_DOCUMENTS:
         raise InputError(f"{config.corpus} has {usable} usable documents; training needs {c.FEWEST_DOCUMENTS} or more (two in a batch, and "
                          "one held out).")
+    if config.queries is None and not config.until_no_gain:
+        _warn_of_few(config, usable)
     searched = (out / "corpus" / "queries").is_dir()
     quality = None
     weights: dict[str, float] = {}
@@ -88,6 +94,14 @@ def run(config: c.RunConfig) -> dict[str, Any]:
     return summary
 
 
+def _warn_of_few(config: c.RunConfig, documents: int) -> None:
+    """Hours before the guard says so."""
+    held_out = config.reranker.held_out(min(documents, config.max_documents or documents))
+    if held_out < c.FEWEST_HELD_OUT:
+        log.warning("Training will be judged by %d held-out documents, and fewer than %d cannot show a gain, whatever it is (p <= 0.05). "
+                    "Have queries written for more documents, or raise --reranker.held-out-share.", held_out, c.FEWEST_HELD_OUT)
+
+
 def _rank(steps: Steps, out: Place) -> dict[str, float]:
     """Returns the weights of BM25 beside the two models."""
     first = steps.first_stage(out / "bm25", out / "dense", out / "first", steps.judgments)
@@ -111,7 +125,7 @@ def _report(
         "sample": config.corpus is None,
         "corpus": imported,
         "seconds": clock.seconds,
-        "cut": _cuts(config, imported["documents"]),
+        "cut": _cuts(config, imported["documents"], bool(weights)),
         "guard": json.loads((out / "reranker" / "guard.json").read_text()),
         "evaluation": report.evaluation(out, MEASURES),
         "fusion_weight": weights,
@@ -121,23 +135,24 @@ def _report(
         "config": config.model_dump(mode="json"),
     }
     summary["use"] = str(out / "reranker") if summary["guard"]["use"] == "tuned" else config.start
+    summary["use_folder"] = models.resolve(summary["use"])
     summary["report"] = str(out / "report.html")
     write_whole(out / "summary.json", json.dumps(summary, indent=1, default=str))
     write_whole(out / "report.html", report.html(out, summary))
     return summary
 
 
-def _cuts(config: c.RunConfig, documents: int) -> list[str]:
-    """What was left out, in words, for every table."""
+def _cuts(config: c.RunConfig, documents: int, searched: bool) -> list[str]:
+    """What was left out, in words, for every table. `searched`: the corpus has queries, which were ranked."""
     cuts = []
     if config.max_documents is not None and config.max_documents < documents:
         how = "drawn by a stable hash" if config.sampling == "hash" else "spread over the corpus"
         cuts.append(f"queries written for at most {config.max_documents} documents, {how}")
     if config.queries is not None:
         cuts.append("queries written elsewhere")
-    if config.max_queries is not None:
+    if searched and config.max_queries is not None:
         cuts.append(f"at most {config.max_queries} judged queries, drawn by a stable hash")
-    if config.retrieve.top_k != 100:
+    if searched and config.retrieve.top_k != 100:
         found_by = "BM25" if config.candidates == "bm25" else "the first stage"
         cuts.append(f"{found_by}'s top {config.retrieve.top_k} re-ranked instead of 100")
     if config.corpus is None:

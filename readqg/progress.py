@@ -32,6 +32,8 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._start:
             log.info("%s: %d of %d %s were done already", self.label, self._start, self.total, self.unit)
+        elif not sys.stderr.isatty():  # the first line may take minutes
+            log.info("%s: %d %s to do", self.label, self.total, self.unit)
         if sys.stderr.isatty():
             self._bar = Bar(
                 TextColumn("{task.description}"),
@@ -63,7 +65,8 @@ class Progress:
         rate = (self.done - self._start) / max(now - self._began, 1e-9)
         left = (self.total - self.done) / rate if rate else 0.0
         speed = f"{rate:.1f} {self.unit}/s" if rate >= 1 else f"{1 / rate:.1f} s each" if rate else "-"
-        return f"{self.label}: {self.done}/{self.total} {self.unit}, {speed}, {duration(left)} left {self.note}".rstrip()
+        note = f", {self.note}" if self.note else ""
+        return f"{self.label}: {self.done}/{self.total} {self.unit}, {speed}, {duration(left)} left{note}"
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:

@@ -76,6 +76,12 @@ def test_a_plan_of_counts_is_not_cut_to_the_samples_size(capsys, flag):
     assert yaml.safe_load(out)["max_documents"] is None
 
 
+def test_help_tells_of_everybody_s_corpus_not_of_the_samples_settings(capsys):
+    _, plain, _ = run(capsys, "run", "--help")
+    _, own, _ = run(capsys, "run", "--corpus", "x", "--help")
+    assert plain.partition("--retrieve.top-k")[2][:80] == own.partition("--retrieve.top-k")[2][:80] != ""
+
+
 def test_without_a_corpus_the_sample_is_cut_to_fit(capsys):
     _, out, _ = run(capsys, "run", "--dry-run")
     small = yaml.safe_load(out)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from readqg import cli
-from readqg.config import RunConfig, TrainGeneratorConfig, make
+from readqg import cli, pipeline
+from readqg.config import RerankerSettings, RetrieveSettings, RunConfig, TrainGeneratorConfig, make
 from readqg.corpus import Documents, read_texts
 from readqg.generator.backbone import Backbone
 from readqg.generator.prompts import SoftPrompt
@@ -106,6 +106,20 @@ def test_a_grid_with_a_bad_document_is_shown_all_the_same(place, tmp_path, ray_h
     assert {row["error"] is None for row in rows} == {True, False}
 
 
+def test_what_was_not_done_was_not_cut():
+    config = RunConfig(corpus="x", max_queries=20, retrieve=RetrieveSettings(top_k=20), max_documents=4)
+    whole = pipeline._cuts(config, 9, searched=True)
+    assert pipeline._cuts(config, 9, searched=False) == whole[:1] and len(whole) == 3
+
+
+@pytest.mark.parametrize(("documents", "share", "warned"), [(30, 0.15, True), (34, 0.15, False), (40, 0.1, True), (1000, 0.1, False)])
+def test_too_few_to_show_a_gain_are_told_of_beforehand(caplog, documents, share, warned):
+    config = RunConfig(corpus="x", reranker=RerankerSettings(held_out_share=share))
+    with caplog.at_level("WARNING", logger="readqg"):
+        pipeline._warn_of_few(config, documents)
+    assert ("cannot show a gain" in caplog.text) == warned
+
+
 def test_few_shot_prompts_have_no_grid(place, tmp_path):
     facts = json.loads((place / "prompts" / "prompts.json").read_text())
     (tmp_path / "prompts.json").write_text(json.dumps({**facts, "lengths": {"instruction": 90, "plus": 0, "minus": 0}}))
@@ -121,6 +135,7 @@ def test_the_summary_counts_a_query_without_results(out):
     assert set(summary["evaluation"]["runs"]) == names
     assert summary["evaluation"]["per_query"]["q9"] == dict.fromkeys(names, 0.0)
     assert summary["guard"]["use"] in ("start", "tuned")
+    assert summary["use_folder"] == str(out / "reranker" if summary["guard"]["use"] == "tuned" else out.parent / "start")
 
 
 def test_the_report_escapes_what_comes_from_the_corpus(out):

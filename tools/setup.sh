@@ -38,3 +38,4 @@ echo "Installing into $venv: $*"
 "$venv/bin/pip" install --quiet --no-deps --editable .
 "$venv/bin/pip" install --quiet --no-deps "${SAMPLE[@]}"
 "$venv/bin/python" -m readqg.sample
+echo "Ready. Next: source $venv/bin/activate; readqg doctor; readqg run --help"

@@ -87,6 +87,7 @@ from readqg.config.stages import (
 )
 from readqg.config.training import (
     FEWEST_DOCUMENTS,
+    FEWEST_HELD_OUT,
     FewShotConfig,
     GeneratorSettings,
     RerankerSettings,
@@ -98,6 +99,7 @@ from readqg.config.training import (
 
 __all__ = [
     "FEWEST_DOCUMENTS",
+    "FEWEST_HELD_OUT",
     "FLAN_T5",
     "GRID",
     "MINILM_ENCODER",

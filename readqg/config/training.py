@@ -13,6 +13,8 @@ from readqg.errors import ConfigError
 
 FEWEST_DOCUMENTS = 3
 """That a re-ranker is trained with: two, for Eq. 5 needs another document in the batch, and one held out."""
+FEWEST_HELD_OUT = 5
+"""Documents that can show a gain at p <= 0.05: all of four better by chance alone has p = 1/16."""
 
 
 class GeneratorSettings(Settings):
@@ -237,6 +239,10 @@ class RerankerSettings(Settings):
     """Held-out documents at most."""
     seed: int = 0
     """Of the order of the documents, of placebos, of mined documents and graded queries, and of dropout."""
+
+    def held_out(self, documents: int) -> int:
+        """Of so many documents with queries, those that are held out."""
+        return min(max(1, round(self.held_out_share * documents)), self.held_out_max)
 
     @property
     def replayed(self) -> int:

@@ -15,10 +15,10 @@ def explain_columns(absent: Mapping[str, Sequence[str]], found: Sequence[str], n
     """What to say where columns are absent. `absent`: id or text -> the names that were looked for; `numbered`: what `--id-field`
     takes where there are no ids."""
     wanted = " and ".join(f"no column for the {what} ({' or '.join(dict.fromkeys(names))})" for what, names in absent.items())
-    flags = " and ".join(f"--{what}-field" for what in absent)
+    flags, of_run = (" and ".join(f"--{stage}{what}-field" for what in absent) for stage in ("", "documents."))
     no_ids = f" A table without ids: --id-field {numbered} takes the number of the line." if "id" in absent else ""
     return (f"{wanted}. Its columns: {', '.join(found) or 'none'}. Name the right one with {flags}{_for_instance(absent, found)} "
-            f"(in `readqg run`: --documents.{next(iter(absent))}-field; the first line must hold the names).{no_ids}")
+            f"(in `readqg run`: {of_run}; the first line must hold the names).{no_ids}")
 
 
 def title_hint(field: str, found: Sequence[str] | None) -> str:

@@ -74,10 +74,10 @@ def _run_missing(stage: ShardStage, folder: OutputFolder, compute: Compute) -> N
         began, rows, busy_s = time.monotonic(), 0, 0.0
         for receipt in _receipts(stage, folder, compute, missing, wanted):
             rows, busy_s = rows + receipt["inputs"], busy_s + receipt["seconds"]
-            progress.advance(1, f"{rows / (time.monotonic() - began):.1f} rows/s")
+            progress.advance(1, f"{rows / (time.monotonic() - began):.2g} rows/s")
     took = time.monotonic() - began
     busy = f", its workers busy {busy_s / took / wanted:.0%} of the time" if stage.needs_model else ""
-    log.info("%s: %d rows in %s, %.1f rows/s%s", stage.name, rows, duration(took), rows / took, busy)
+    log.info("%s: %d rows in %s, %.2g rows/s%s", stage.name, rows, duration(took), rows / took, busy)
 
 
 def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing: list[int], workers: int) -> Any:

@@ -115,7 +115,7 @@ def _summary(corpus: Corpus, config: PlanConfig, found: Calibration, machine: Ma
     return {
         "machine": {"kind": machine.name, "accelerators": machine.workers, "nodes": machine.nodes, "price": machine.price,
                     "failures_per_node_hour": machine.failures_per_node_hour, "rates": machine.rates.source},
-        "corpus": {"documents": corpus.documents, "mean_tokens": terms, "queries": corpus.queries},
+        "corpus": {"documents": corpus.documents, "mean_tokens": terms, "queries": corpus.queries, "max_documents": config.max_documents},
         "stages": {
             stage.work.stage: {
                 "units": stage.work.units, "unit": stage.work.unit, "tokens": stage.work.tokens, "workers": stage.workers,
@@ -190,7 +190,8 @@ def _print(summary: dict[str, Any]) -> None:
                           f"{stage['workers']} workers need: give {stage['larger_shards']} (to the stage by itself, --shard-rows)",
                           highlight=False)
     larger = ", ".join(f"{name} {_hours(values['expected_hours'])}" for name, values in summary["if_larger"].items())
-    console.print(f"  if larger: {larger}", highlight=False)
+    same = f" (queries for {summary['corpus']['max_documents']:,} documents all the same)" if summary["corpus"]["max_documents"] else ""
+    console.print(f"  if larger{same}: {larger}", highlight=False)
     console.print(f"  rates: {machine['rates']}", markup=False, highlight=False)
 
 

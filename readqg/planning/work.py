@@ -154,7 +154,7 @@ def training(corpus: Corpus, config: RunConfig, model_bytes: float, taken: int |
     """The re-ranker's. `taken`: its batches, where they are known, for filters drop documents that cannot be foreseen."""
     settings = config.reranker
     documents = written_for(corpus, config)
-    held_out = min(max(1, round(settings.held_out_share * documents)), settings.held_out_max)
+    held_out = settings.held_out(documents)
     batch = min(settings.batch - settings.replayed, max(2, documents - held_out))
     steps = taken or -(-(documents - held_out) // batch) * settings.epochs
     validations = 1 + max(1, steps // config.train.validate_steps)

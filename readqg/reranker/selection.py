@@ -266,5 +266,6 @@ def _decide(
         return "start", "The trained model is not better than its start on held-out synthetic documents."
     if p_value > SURE:
         return "start", (f"No gain could be shown: of the held-out synthetic documents the trained model ranks {changed} "
-                         f"(p = {p_value:.3f}). More held out (held_out_share, held_out_max) or more documents would tell more.")
+                         f"(p = {p_value:.3f}). More documents, or more of them held out (`--held-out-share` of `train-reranker`, "
+                         "`--reranker.held-out-share` of `run`), would tell more.")
     return "tuned", f"The trained model is better than its start on held-out synthetic documents (p = {p_value:.3f})."

@@ -90,7 +90,7 @@ def open_input(path: str | Place, columns: tuple[str, ...] = ()) -> InputFolder:
         if inner:
             raise InputError(f"{path} is a corpus: {', '.join(inner)}. Give the folder in it that is meant, such as {path / inner[0]}")
         raise InputError(
-            f"{path} has no _SUCCESS: the stage that makes it has not finished. Give its command again, then this one."
+            f"{path} has no _SUCCESS: the stage that makes it has not finished. Let it end, or give its command again; then this one."
         )
     success = read_json(path / "_SUCCESS")
     if "parts" not in success:

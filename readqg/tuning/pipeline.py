@@ -51,7 +51,7 @@ class PipelineSearch(Search):
         config.reranker.check_asked(config.generate.relevances)
         self._folder = open_input(config.documents, ("doc_id", "title", "text"))
         ids = subset(self._folder.read(columns=["doc_id"])["doc_id"].to_pylist(), config.max_documents)
-        most = min(max(1, round(config.reranker.held_out_share * len(ids))), config.reranker.held_out_max)
+        most = config.reranker.held_out(len(ids))
         if len(ids) - most < c.FEWEST_DOCUMENTS:
             raise InputError(f"{config.documents}: {len(ids)} documents leave fewer than {c.FEWEST_DOCUMENTS} to train on. Give more.")
         self._held_out = set(subset(ids, most))
