@@ -32,8 +32,6 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._start:
             log.info("%s: %d of %d %s were done already", self.label, self._start, self.total, self.unit)
-        elif not sys.stderr.isatty():  # the first line may take minutes
-            log.info("%s: %d %s to do", self.label, self.total, self.unit)
         if sys.stderr.isatty():
             self._bar = Bar(
                 TextColumn("{task.description}"),
@@ -47,6 +45,8 @@ class Progress:
             )
             self._task = self._bar.add_task(self.label, total=self.total, completed=self._start, note="")
             self._bar.start()
+        elif not self._start:  # the first line of progress may take minutes
+            log.info("%s: %d %s to do", self.label, self.total, self.unit)
         return self
 
     def advance(self, count: int = 1, note: str = "") -> None:
@@ -71,6 +71,11 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def digits(rate: float) -> str:
+    """`0.031`, `0.5`, `291000.0`: a rate below 1 is not 0.0."""
+    return f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
 
 
 def duration(seconds: float) -> str:

@@ -141,7 +141,8 @@ class Steps:
         """What generated queries go through before training, in order; only what the settings ask for."""
         like = (self.config.queries_like, self.config.generate.seed)
         # The prompts that wrote the queries are theirs; to queries from elsewhere they are a choice of their own.
-        judged_by = (prompts_of(self.config), self.config.backbone) if self.config.queries is not None else ()
+        asks_prompts = self.config.queries is not None and self.config.reranker.needs_ratio
+        judged_by = (prompts_of(self.config), self.config.backbone) if asks_prompts else ()
         every = [
             (self.config.queries_like is not None, Pass("select", like, self.select)),
             (self.config.reranker.needs_round_trip, Pass("round-trip", (self.config.round_trip,), self.round_trip)),

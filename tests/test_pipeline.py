@@ -7,9 +7,11 @@ import pytest
 from readqg import cli, pipeline
 from readqg.config import RerankerSettings, RetrieveSettings, RunConfig, TrainGeneratorConfig, make
 from readqg.corpus import Documents, read_texts
+from readqg.errors import ConfigError
 from readqg.generator.backbone import Backbone
 from readqg.generator.prompts import SoftPrompt
 from readqg.places import place_of
+from readqg.progress import digits
 from readqg.runs import read_run
 from readqg.shards import open_input
 from readqg.steps import Steps
@@ -118,6 +120,19 @@ def test_too_few_to_show_a_gain_are_told_of_beforehand(caplog, documents, share,
     with caplog.at_level("WARNING", logger="readqg"):
         pipeline._warn_of_few(config, documents)
     assert ("cannot show a gain" in caplog.text) == warned
+
+
+def test_queries_from_elsewhere_need_prompts_for_their_ratio_alone(tmp_path):
+    settings = {"queries": "q.jsonl", "backbone": "google/flan-t5-base"}
+    plain, judged = (make(RunConfig, {**settings, "reranker": {"w_mr": 0, **more}}) for more in ({}, {"ratio_min": 0.0}))
+    assert Steps(plain, place_of(str(tmp_path))).passes() == []
+    with pytest.raises(ConfigError, match="no prompts for google/flan-t5-base"):
+        Steps(judged, place_of(str(tmp_path))).passes()
+
+
+@pytest.mark.parametrize(("rate", "shown"), [(0.031, "0.031"), (0.55, "0.55"), (12.34, "12.3"), (291_000.0, "291000.0")])
+def test_a_rate_has_digits_and_no_exponent(rate, shown):
+    assert digits(rate) == shown
 
 
 def test_few_shot_prompts_have_no_grid(place, tmp_path):

@@ -23,7 +23,7 @@ from readqg.engine import cluster
 from readqg.engine.watchdog import watched
 from readqg.errors import ReadQGError, RunError
 from readqg.ladder import MOST_DEATHS, check_bound, compute_carefully, prepare_carefully
-from readqg.progress import Progress, duration
+from readqg.progress import Progress, digits, duration
 from readqg.shards import OutputFolder
 from readqg.shards.attempts import Attempt, attempt, clear_attempts, reading
 from readqg.stage import ShardResult, ShardStage
@@ -74,10 +74,10 @@ def _run_missing(stage: ShardStage, folder: OutputFolder, compute: Compute) -> N
         began, rows, busy_s = time.monotonic(), 0, 0.0
         for receipt in _receipts(stage, folder, compute, missing, wanted):
             rows, busy_s = rows + receipt["inputs"], busy_s + receipt["seconds"]
-            progress.advance(1, f"{rows / (time.monotonic() - began):.2g} rows/s")
+            progress.advance(1, f"{digits(rows / (time.monotonic() - began))} rows/s")
     took = time.monotonic() - began
     busy = f", its workers busy {busy_s / took / wanted:.0%} of the time" if stage.needs_model else ""
-    log.info("%s: %d rows in %s, %.2g rows/s%s", stage.name, rows, duration(took), rows / took, busy)
+    log.info("%s: %d rows in %s, %s rows/s%s", stage.name, rows, duration(took), digits(rows / took), busy)
 
 
 def _receipts(stage: ShardStage, folder: OutputFolder, compute: Compute, missing: list[int], workers: int) -> Any:
