@@ -13,7 +13,10 @@ Summary = dict[str, Any]
 
 
 def import_corpus(config: c.ImportConfig) -> Summary:
-    """Documents, queries and judgments of any known format into canonical folders (OUT/documents, queries, judgments)."""
+    """Documents, queries and judgments of any known format into canonical folders (OUT/documents, queries, judgments).
+
+    Returns `documents`, `queries` and `judgments`: rows kept of each that there is; `rejected`: lines, files and pages set aside;
+    `empty_documents` with neither title nor text, `titled_documents`, `text_files`, `cut_texts`, `mended_texts`; `warnings`; `out`."""
     from readqg import corpus
 
     return corpus.import_corpus(config).as_dict()
@@ -27,7 +30,9 @@ def import_queries(config: c.ImportQueriesConfig) -> Summary:
 
 
 def export(config: c.ExportConfig) -> Summary:
-    """Generated queries for other tools: CrossEncoderTrainer, FlagEmbedding, Tevatron, BEIR, a Hugging Face dataset."""
+    """Generated queries for other tools: CrossEncoderTrainer, FlagEmbedding, Tevatron, BEIR, a Hugging Face dataset.
+
+    Returns what `_SUCCESS` holds: `files` with their sha256, and `facts`: the rows written, and those left out, by reason."""
     from readqg import exporting
 
     return exporting.export(config)
@@ -63,7 +68,10 @@ def label(config: c.LabelConfig) -> Summary:
 
 
 def pairs(config: c.PairsConfig) -> Summary:
-    """Scores into document-centric pairs: every passage with its positive and negative queries."""
+    """Scores into document-centric pairs: every passage with its positive and negative queries.
+
+    Returns the numbers of `scored_pairs`, of those left out as `unscored`, `unknown_passage` and `unknown_query`, of `duplicates`, of
+    `passages`, those `kept` and those `dropped` (reason: number)."""
     from readqg.engine import cluster, data
     from readqg.labeling.pairs import make_pairs
 
@@ -72,7 +80,9 @@ def pairs(config: c.PairsConfig) -> Summary:
 
 
 def train_generator(config: c.TrainGeneratorConfig) -> Summary:
-    """Soft prompts with a continuous relevance, trained on pairs over a frozen backbone."""
+    """Soft prompts with a continuous relevance, trained on pairs over a frozen backbone.
+
+    Returns what `_SUCCESS` holds: `files` with their sha256, `fingerprint`, `facts`. Raises `RunError` where training collapses."""
     from readqg.engine import stored
     from readqg.generator.training import GeneratorTraining
 
@@ -80,7 +90,9 @@ def train_generator(config: c.TrainGeneratorConfig) -> Summary:
 
 
 def few_shot(config: c.FewShotConfig) -> Summary:
-    """Prompts made of worked examples instead of trained ones (InPars): something to compare with."""
+    """Prompts made of worked examples instead of trained ones (InPars): something to compare with.
+
+    Returns what `_SUCCESS` holds; its `facts` are the `examples`' queries and how many `tokens` the prompt has."""
     from readqg.generator.few_shot import few_shot
 
     return few_shot(config)
@@ -103,7 +115,10 @@ def coverage(config: c.CoverageConfig) -> Summary:
 
 
 def select(config: c.SelectConfig) -> Summary:
-    """Of the samples written for a document, those that have the lengths and forms of real queries."""
+    """Of the samples written for a document, those that have the lengths and forms of real queries.
+
+    Returns what `_SUCCESS` holds and, when it is made, `distance`: how far lengths and forms are from the real queries'
+    before and after."""
     from readqg import local
     from readqg.selecting import SelectStage
     from readqg.shards import OutputFolder
@@ -141,7 +156,10 @@ def score_queries(config: c.ScoreQueriesConfig) -> Summary:
 
 
 def train_reranker(config: c.TrainRerankerConfig) -> Summary:
-    """A cross-encoder fine-tuned on generated queries, with a guard against getting worse."""
+    """A cross-encoder fine-tuned on generated queries, with a guard against getting worse.
+
+    Returns what `_SUCCESS` holds, and `guard`: `use` (tuned or start), `start`, `before` and `after` (nDCG@10 on `held_out_documents`
+    synthetic ones), `difference`, its `interval`, `p_value`, `reason`. Raises `RunError` where training collapses."""
     from readqg.engine import stored
     from readqg.reranker.selection import announce
     from readqg.reranker.training import RerankerTraining
@@ -183,7 +201,11 @@ def fuse(config: c.FuseConfig) -> Summary:
 
 
 def quality(config: c.QualityConfig) -> Summary:
-    """How good generated queries are: diversity, relevancy, round trips, control."""
+    """How good generated queries are: diversity, relevancy, round trips, control.
+
+    Returns `documents`, `errors`, and of each measure its mean and the `count` of documents that it is over: `distinct`, `diversity`,
+    `rel_plus`, `rel_minus`, `delta`, `control`; ranks as `mean_reciprocal`, `top_1`, `top_10`; `self_judged`: which of
+    teacher and start are the judge itself, `label` in words."""
     from readqg.engine import data
     from readqg.evaluation.quality import measure_quality
 
@@ -191,14 +213,20 @@ def quality(config: c.QualityConfig) -> Summary:
 
 
 def evaluate(config: c.EvaluateConfig) -> Summary:
-    """Measures of a run against judgments, and a test of the difference to a second run."""
+    """Measures of a run against judgments, and a test of the difference to a second run.
+
+    Returns `measures` (name: mean over `queries`), `judged`, `unanswered`, `unjudged`, `run`, `qrels`; and with `against` the same of the
+    second run there, and `differences`: name: `mean`, `low`, `high`, `p`, `queries`, `better`, `worse`."""
     from readqg.evaluation.evaluate import evaluate_command
 
     return evaluate_command(config)
 
 
 def compare(config: c.CompareConfig) -> Summary:
-    """Which of two re-rankers is better, by your own eyes: a page shows both rankings of a query, blind, and counts what you say."""
+    """Which of two re-rankers is better, by your own eyes: a page shows both rankings of a query, blind, and counts what you say.
+
+    Returns, once it is stopped or has ended, `judged`, `decided`, `ties`, `skipped`, `needed`, `verdict`, and who won: before the end
+    `more_wins`, `fewer_wins` and `p`; after it `wins_a`, `wins_b`, `share_b` with `low`, `high` and `p`."""
     if find_spec("aiohttp") is None:
         raise ConfigError("the page of `readqg compare` needs aiohttp, which is not installed: pip install 'readqg[ui]'.")
     from readqg.comparing.command import compare
@@ -207,42 +235,56 @@ def compare(config: c.CompareConfig) -> Summary:
 
 
 def plan(config: c.PlanConfig) -> Summary:
-    """How large a run would be: tokens, hours, memory, disk and cost a stage, here or on another machine."""
+    """How large a run would be: tokens, hours, memory, disk and cost a stage, here or on another machine.
+
+    Returns `machine`, `corpus`, `stages` (name: `units`, `tokens`, `hours`, `expected_hours` with failures, `lost_hours`, `dollars`,
+    `disk_gib`, `memory_gib` of the largest process, ...), `total`, `if_larger`, `not_counted`."""
     from readqg import planning
 
     return planning.plan(config)
 
 
 def doctor(config: c.DoctorConfig) -> Summary:
-    """What this machine has, what will be slow on it or fail, and what to do."""
+    """What this machine has, what will be slow on it or fail, and what to do.
+
+    Returns how much is `slow` and `missing`, `findings`, and `exit_code` 1 where something is missing."""
     from readqg.checkup import check_up
 
     return check_up()
 
 
 def inspect(config: c.InspectConfig) -> Summary:
-    """Generated queries, the bad ones first: by likelihood, by a judge's score, duplicates, by a pattern."""
+    """Generated queries, the bad ones first: by likelihood, by a judge's score, duplicates, by a pattern.
+
+    Returns counts of the whole folder (of queries `queries`, `distinct`, `empty`, `errors`; of documents `documents`, `empty` with neither
+    title nor text, `median_words`), `matching`, and `rows`: those shown."""
     from readqg.inspecting import inspect
 
     return inspect(config)
 
 
 def push(config: c.PushConfig) -> Summary:
-    """A finished model, or a dataset of queries, to the Hugging Face hub, into a repository that only you see, unless --public."""
+    """A finished model, or a dataset of queries, to the Hugging Face hub, into a repository that only you see, unless --public.
+
+    Returns `url`, `kind`, `private`, `bytes` and `files`."""
     from readqg.pushing import push
 
     return push(config)
 
 
 def clean(config: c.CleanConfig) -> Summary:
-    """What folders and cache hold that nobody needs any more (killed tries, old checkpoints): listed, or removed with --yes."""
+    """What folders and cache hold that nobody needs any more (killed tries, old checkpoints): listed, or removed with --yes.
+
+    Returns `found`, `bytes`, `removed`, and `files`: of each `path`, `bytes` and `what` it is."""
     from readqg.cleaning import clean
 
     return clean(config)
 
 
 def verify(config: c.VerifyConfig) -> Summary:
-    """Every file of a folder (and of the folders in it) compared with its sha256; raises `FolderError` where one differs."""
+    """Every file of a folder (and of the folders in it) compared with its sha256; raises `FolderError` where one differs.
+
+    Returns `folders` and `problems`."""
     from readqg import shards
     from readqg.errors import FolderError
 
@@ -265,7 +307,9 @@ def verify(config: c.VerifyConfig) -> Summary:
 
 
 def tune_generator(config: c.TuneGeneratorConfig) -> Summary:
-    """Search the generator's hyper-parameters; the winner is a config for `run`."""
+    """Search the generator's hyper-parameters; the winner is a config for `run`.
+
+    Returns what `_SUCCESS` holds, the `winner` (name: value), its `score`, and where `config_file` and `table` are."""
     from readqg.engine import tune
     from readqg.tuning.generator import GeneratorSearch
 
@@ -273,7 +317,9 @@ def tune_generator(config: c.TuneGeneratorConfig) -> Summary:
 
 
 def tune_reranker(config: c.TuneRerankerConfig) -> Summary:
-    """Search the re-ranker's hyper-parameters on held-out synthetic documents; the winner is a config for `run`."""
+    """Search the re-ranker's hyper-parameters on held-out synthetic documents; the winner is a config for `run`.
+
+    Returns what `_SUCCESS` holds, the `winner` (name: value), its `score`, and where `config_file` and `table` are."""
     from readqg.engine import tune
     from readqg.tuning.reranker import RerankerSearch
 
@@ -281,7 +327,9 @@ def tune_reranker(config: c.TuneRerankerConfig) -> Summary:
 
 
 def tune_pipeline(config: c.TunePipelineConfig) -> Summary:
-    """Search how queries are sampled and learned from, together; the winner is a config for `run`."""
+    """Search how queries are sampled and learned from, together; the winner is a config for `run`.
+
+    Returns what `_SUCCESS` holds, the `winner` (name: value), its `score`, and where `config_file` and `table` are."""
     from readqg.engine import tune
     from readqg.tuning.pipeline import PipelineSearch
 
@@ -289,21 +337,28 @@ def tune_pipeline(config: c.TunePipelineConfig) -> Summary:
 
 
 def submit(config: c.SubmitConfig) -> Summary:
-    """A stage as a job on a running Ray cluster, its log shown here; `--attach JOB` looks at one that is there."""
+    """A stage as a job on a running Ray cluster, its log shown here; `--attach JOB` looks at one that is there.
+
+    Returns `job`, `status`, and `exit_code`: the job's own."""
     from readqg.engine import submit
 
     return submit.submit(config)
 
 
 def run(config: c.RunConfig) -> Summary:
-    """The whole way for one corpus: from its documents to a re-ranker, a ranking and a report."""
+    """The whole way for one corpus: from its documents to a re-ranker, a ranking and a report.
+
+    Returns the content of `summary.json`: `use` (the model to use), `use_folder` (where it is), `guard`, `evaluation`, `fusion_weight`,
+    `quality`, `corpus`, `seconds` by stage, `cut`, `grid`, `rounds`, `report`, `sample`, `config`, `out`."""
     from readqg.pipeline import run as run_pipeline
 
     return run_pipeline(config)
 
 
 def experiment(config: c.ExperimentConfig) -> Summary:
-    """Recipes on collections with several seeds, from one YAML file: tables with intervals and tests of significance."""
+    """Recipes on collections with several seeds, from one YAML file: tables with intervals and tests of significance.
+
+    Returns `cells`, `done`, `failed` (cell: why), `exit_code`, and where `results_parquet`, `tables_md` and `tables_html` are."""
     from readqg.experiments import experiment as run_experiment
 
     return run_experiment(config)

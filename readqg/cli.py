@@ -299,8 +299,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def api_doc(name: str) -> str:
-    return (COMMANDS[name].function.__doc__ or "").split("\n\n")[0].replace("\n    ", " ")
+def api_doc(name: str, paragraph: int = 0) -> str:
+    """Of the command's function: what it does, and (1) what it returns, empty where that is not said."""
+    paragraphs = (COMMANDS[name].function.__doc__ or "").split("\n\n")
+    return " ".join(paragraphs[paragraph].split()) if paragraph < len(paragraphs) else ""
 
 
 def _help() -> None:

@@ -32,9 +32,9 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
     `queries` of the folder, of them `distinct` (case and spaces aside), `empty` and with `errors`; `matching`; and `rows`, those
     shown: doc_id, relevance, sample, query, `per_token` (log-likelihood a token, nats), `times` that the query occurs, `score`
     (null without `quality`), `rank`, `ratio` and `start_score` (null where the folder has not what `readqg round-trip`, `ratio` and
-    `score-queries` add), `beginning` of the document (null without `documents`), error; of documents `documents`, of them `empty`,
-    `median_words`, `matching` and `rows`: doc_id, words, title, beginning. Raises `InputError` where a folder cannot be read,
-    `ConfigError` for a pattern that is none."""
+    `score-queries` add), `beginning` of the document (null without `documents`), error; of documents `documents`, of them `empty`
+    (neither title nor text), `median_words`, `matching` and `rows`: doc_id, words, title, beginning. Raises `InputError` where a folder
+    cannot be read, `ConfigError` for a pattern that is none."""
     if set(_DOCUMENT) <= set(open_input(config.queries).schema.names):
         return _documents(config)
     folder = open_input(config.queries, _COLUMNS)
@@ -98,7 +98,7 @@ def _documents(config: InspectConfig) -> dict[str, Any]:
     kept = documents.filter(_found(config.grep, pl.concat_str("title", "text", separator=" ")) if config.grep else pl.lit(True))
     shown = kept.sort("words", "doc_id")
     shown = (shown.head(config.limit) if config.limit else shown).select("doc_id", "words", "title", "beginning")
-    totals = documents.select(documents=pl.len(), empty=(pl.col("words") == 0).sum(), median_words=pl.col("words").median())
+    totals = documents.select(documents=pl.len(), empty=(_beginning("title", "text") == "").sum(), median_words=pl.col("words").median())
     facts, matching, rows = pl.collect_all([totals, kept.select(pl.len()), shown])
     told = [tuple("" if cell is None else str(cell) for cell in row) for row in rows.iter_rows()]
     _print(("document", "words", "title", "begins"), told, "No document fits.")

@@ -40,8 +40,8 @@ def test_the_least_likely_come_first_and_those_without_likelihood_last(queries):
 
 @pytest.fixture
 def documents(tmp_path):
-    texts = {"d1": "a wing", "d2": "shock " * 60, "d3": ""}
-    rows = [{"doc_id": d, "title": f"On {d}", "text": text} for d, text in texts.items()]
+    texts = {"d1": "a wing", "d2": "shock " * 60, "d3": "", "d4": " "}
+    rows = [{"doc_id": d, "title": f"On {d}" if d != "d4" else "", "text": text} for d, text in texts.items()]
     return str(write_folder(tmp_path / "documents", rows, SCHEMAS["documents"]))
 
 
@@ -67,8 +67,8 @@ def test_what_is_for_queries_is_refused_of_documents(documents, flag):
 
 def test_documents_are_shown_the_shortest_first(documents, capsys):
     found = inspecting.inspect(InspectConfig(queries=documents))
-    assert [(row["doc_id"], row["words"]) for row in found["rows"]] == [("d3", 0), ("d1", 2), ("d2", 60)]
-    assert (found["documents"], found["empty"], found["median_words"], found["matching"]) == (3, 1, 2.0, 3)
+    assert [(row["doc_id"], row["words"]) for row in found["rows"]] == [("d3", 0), ("d4", 0), ("d1", 2), ("d2", 60)]
+    assert (found["documents"], found["empty"], found["median_words"], found["matching"]) == (4, 1, 1.0, 4), "a title is no nothing"
     assert "a wing" in capsys.readouterr().err
     assert [row["doc_id"] for row in inspecting.inspect(InspectConfig(queries=documents, grep="WING"))["rows"]] == ["d1"]
     inspecting.inspect(InspectConfig(queries=documents, grep="no such"))

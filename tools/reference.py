@@ -24,7 +24,7 @@ def reference() -> str:
     commands = [command.config for command in cli.COMMANDS.values()]
     groups: dict[str, list[dict[str, Any]]] = {}
     for name, command in cli.COMMANDS.items():
-        about = {"name": name, "about": cli.api_doc(name), "command": command, **_about(command.config)}
+        about = {"name": name, "about": cli.api_doc(name), "returns": cli.api_doc(name, 1), "command": command, **_about(command.config)}
         groups.setdefault(command.group, []).append(about)
     settings = [cls for cls in _classes() if cls not in commands]
     env = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
