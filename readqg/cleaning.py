@@ -1,7 +1,8 @@
 """`readqg clean`: what output folders and this machine's cache hold that nobody needs any more.
 
 Of a finished folder: notes of tries that were killed (`_attempts`) and the checkpoints of its training (`_train`); of any, tries
-that have not moved for a day (`_tmp`), and what was killed while it was written (`.NAME.….partial`). Of the cache: copies of what
+that have not moved for a day (`_tmp`), and what was killed while it was written (`.NAME.….partial`); of a run with `until_no_gain`
+the sizes that were not chosen. Of the cache: copies of what
 lies in stores and of documents for random access, both made again when needed, and trainings into stores, all untouched for a day. A
 committed part, a model or a table is never one of these.
 """
@@ -27,6 +28,7 @@ from rich.table import Table
 
 from readqg.config import CleanConfig
 from readqg.errors import ConfigError, InputError
+from readqg.growing import ROUNDS_FILE, not_chosen
 from readqg.places import is_store
 
 _DAY_S = 24 * 3600
@@ -74,8 +76,13 @@ def _of_folders(root: str) -> Iterator[Leftover]:
     folders = sorted(p.parent for p in found if _is_ours(p))  # one that holds another comes before it
     if not folders:
         raise InputError(f"{root}: nothing in it was made by ReadQG (no _config.json of its own).")
+    others = [size for rounds in sorted(Path(root).rglob(ROUNDS_FILE)) for size in not_chosen(rounds.parent)]
+    for size in others:
+        yield from _there(size, "what was made for a number of documents that was not chosen")
     partials: set[Path] = set()
     for folder in folders:
+        if not set(others).isdisjoint(folder.parents):
+            continue
         mine = set(folder.rglob(_PARTIAL)) - partials
         partials |= mine
         gone = {"_tmp", "_attempts", "_train"} if (folder / "_SUCCESS").exists() else {"_tmp"}

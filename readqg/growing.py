@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from readqg.steps import Steps
 
 log = logging.getLogger("readqg")
 
+ROUNDS_FILE = "rounds.json"
 _FIRST = 128
 _HELD_OUT = 4  # of the first size's documents one in so many is held out, from every size
 
@@ -58,7 +60,7 @@ def grow(config: RunConfig, out: Path) -> tuple[RunConfig, list[Round]]:
     asked = {"max_documents": config.max_documents, "least_gain": config.least_gain}
     documents = Documents.open(str(out / "corpus" / "documents")).rows
     sizes = _sizes(min(config.max_documents or _FIRST, documents), documents)
-    path = out / "rounds" / "rounds.json"
+    path = out / "rounds" / ROUNDS_FILE
     if path.exists():
         found = json.loads(path.read_text())
         if found["asked"] != asked:
@@ -70,6 +72,14 @@ def grow(config: RunConfig, out: Path) -> tuple[RunConfig, list[Round]]:
     for folder in sorted((out / "rounds" / str(chosen)).glob("*/_SUCCESS")):
         folder.parent.rename(out / folder.parent.name)
     return _of_size(config, chosen, sizes[0]), rounds
+
+
+def not_chosen(rounds: Path) -> list[Path]:
+    """Of OUT/rounds, once the choice is made, the folders of the other sizes; none before, or where it holds something else."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        chosen = str(json.loads((rounds / ROUNDS_FILE).read_bytes())["chosen"])
+        return sorted(path for path in rounds.iterdir() if path.name.isdigit() and path.name != chosen)
+    return []
 
 
 def _tried(config: RunConfig, out: Path, sizes: list[int]) -> tuple[int, list[Round]]:

@@ -59,6 +59,19 @@ def test_told_to_it_leaves_what_was_committed_and_what_a_command_goes_on_from(ru
     assert cleaning.clean(CleanConfig(folder=str(run_folder)))["found"] == 0
 
 
+def test_the_sizes_that_were_not_chosen_go_once_the_choice_is_made(run_folder):
+    rounds = run_folder / "rounds"
+    for size in ("128", "256", "512"):
+        shutil.copytree(run_folder / "done", rounds / size / "queries")
+    before = names(cleaning.clean(CleanConfig(folder=str(run_folder))), run_folder)
+    assert {"rounds/128/queries/_train", "rounds/256/queries/_train"} < before and "rounds/256" not in before
+    (rounds / "rounds.json").write_text('{"chosen": 256}')
+    after = names(cleaning.clean(CleanConfig(folder=str(run_folder), yes=True)), run_folder)
+    assert {name for name in after if name.startswith("rounds/")} == {"rounds/128", "rounds/512", "rounds/256/queries/_attempts",
+                                                                       "rounds/256/queries/_train", "rounds/256/queries/_tmp/old"}
+    assert {path.name for path in rounds.iterdir()} == {"256", "rounds.json"}
+
+
 def test_files_not_written_to_their_end_go_after_a_day_wherever_they_lie_in_a_folder(run_folder):
     left = [run_folder / name for name in ("done/.values.parquet.12ab.partial", "done/_metrics/.00000.json.34cd.partial",
                                            "begun/_attempts/.00000.1.56ef.partial")]
