@@ -273,7 +273,7 @@ def push(config: c.PushConfig) -> Summary:
 
 
 def clean(config: c.CleanConfig) -> Summary:
-    """What folders and cache hold that nobody needs any more (killed tries, old checkpoints, sizes not chosen): listed, or removed with --yes.
+    """What folders and cache hold that nobody needs any more (killed tries, checkpoints, sizes not chosen): listed; with --yes, removed.
 
     Returns `found`, `bytes`, `removed`, and `files`: of each `path`, `bytes` and `what` it is."""
     from readqg.cleaning import clean
