@@ -226,7 +226,8 @@ def compare(config: c.CompareConfig) -> Summary:
     """Which of two re-rankers is better, by your own eyes: a page shows both rankings of a query, blind, and counts what you say.
 
     Returns, once it is stopped or has ended, `judged`, `decided`, `ties`, `skipped`, `needed`, `verdict`, and who won: before the end
-    `more_wins`, `fewer_wins` and `p`; after it `wins_a`, `wins_b`, `share_b` with `low`, `high` and `p`."""
+    `more_wins`, `fewer_wins` and, once as many are judged as planned, `p`; after it `wins_a`, `wins_b`, `share_b` with `low`, `high`
+    and `p`."""
     if find_spec("aiohttp") is None:
         raise ConfigError("the page of `readqg compare` needs aiohttp, which is not installed: pip install 'readqg[ui]'.")
     from readqg.comparing.command import compare
@@ -291,8 +292,8 @@ def verify(config: c.VerifyConfig) -> Summary:
     root = place_of(config.folder)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder.")
-    inside = [(p.parent, str(p).removeprefix(str(root)).split("/")) for p in root.rglob("_config.json")]
-    folders = sorted(folder for folder, names in inside if not {"_tmp", "_train"} & set(names))
+    inside = [(p.parent, str(p).removeprefix(str(root)).split("/")) for p in root.rglob("_config.json") if shards.is_stage_config(p)]
+    folders = sorted(folder for folder, names in inside if not {"_tmp", "_train", "_trials"} & set(names))  # a trial may be cut off
     if not folders:
         raise InputError(f"{root}: nothing in it was made by ReadQG (no _config.json).")
     unfinished = [folder for folder in folders if not (folder / "_SUCCESS").exists()]

@@ -4,12 +4,11 @@ Of a finished folder: notes of tries that were killed (`_attempts`) and the chec
 that have not moved for a day (`_tmp`), and what was killed while it was written (`.NAME.….partial`); of a run with `until_no_gain`
 the sizes that were not chosen. Of the cache: copies of what
 lies in stores and of documents for random access, both made again when needed, and trainings into stores, all untouched for a day. A
-committed part, a model or a table is never one of these.
+committed part, a model or a table that a command may still read is never one of these.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -30,6 +29,7 @@ from readqg.config import CleanConfig
 from readqg.errors import ConfigError, InputError
 from readqg.growing import ROUNDS_FILE, not_chosen
 from readqg.places import is_store
+from readqg.shards import is_stage_config
 
 _DAY_S = 24 * 3600
 _PARTIAL = ".*.partial"
@@ -73,7 +73,7 @@ def _of_folders(root: str) -> Iterator[Leftover]:
     if not Path(root).is_dir():
         raise InputError(f"{root}: no such folder.")
     found = (p for p in Path(root).rglob("_config.json") if not _WITHIN & set(p.relative_to(root).parts))
-    folders = sorted(p.parent for p in found if _is_ours(p))  # one that holds another comes before it
+    folders = sorted(p.parent for p in found if is_stage_config(p))  # one that holds another comes before it
     if not folders:
         raise InputError(f"{root}: nothing in it was made by ReadQG (no _config.json of its own).")
     others = [size for rounds in sorted(Path(root).rglob(ROUNDS_FILE)) for size in not_chosen(rounds.parent)]
@@ -95,15 +95,6 @@ def _of_folders(root: str) -> Iterator[Leftover]:
         if (folder / "_SUCCESS").exists():
             yield from _there(folder / "_attempts", "notes of tries that were killed")
             yield from _there(folder / "_train", "checkpoints of a training that is done")
-
-
-def _is_ours(config: Path) -> bool:
-    """Others have files of that name, too."""
-    try:
-        found = json.loads(config.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and {"stage", "versions"} <= found.keys()
 
 
 def _of_cache() -> Iterator[Leftover]:

@@ -2,7 +2,7 @@
 
 A model is trained for `max_documents` documents, for twice as many, and so on, all judged on the same held-out documents: those that
 a stable hash puts first, and it puts the documents that queries are written for in the same order. Where a doubling gains too little,
-the size before it stays.
+the size before it stays. One half of the held-out documents says so; by the other the guard judges the size that was chosen.
 
 ```
 OUT/rounds/SIZE/{queries,...,reranker}   what was made for each size; those of the chosen one are moved to OUT
@@ -27,7 +27,7 @@ from readqg.errors import ConfigError, FolderError
 from readqg.evaluation.charts import signed
 from readqg.evaluation.significance import bootstrap_interval
 from readqg.places import is_store
-from readqg.reranker.selection import LOG_FILE, Validation, best_validation
+from readqg.reranker.selection import LOG_FILE, Validation, best_validation, for_choosing
 from readqg.shards import write_whole
 from readqg.steps import Steps
 
@@ -40,8 +40,8 @@ _HELD_OUT = 4  # of the first size's documents one in so many is held out, from 
 
 @dataclass(frozen=True)
 class Round:
-    """One size. `start`, `score`: mean nDCG@10 of the start and of this size's model over the held-out documents; `gain`: the mean
-    difference to the size before (of the first: to the start), with its 95 % interval."""
+    """One size. `start`, `score`: mean nDCG@10 of the start and of this size's model over the held-out documents that choose (`held_out`
+    of them); `gain`: the mean difference to the size before (of the first: to the start), with its 95 % interval."""
 
     documents: int
     held_out: int
@@ -59,7 +59,7 @@ def grow(config: RunConfig, out: Path) -> tuple[RunConfig, list[Round]]:
         raise ConfigError(f"--out {config.out}: until_no_gain works in a folder of a file system; copy it to the store when it is done.")
     asked = {"max_documents": config.max_documents, "least_gain": config.least_gain}
     documents = Documents.open(str(out / "corpus" / "documents")).rows
-    sizes = _sizes(min(config.max_documents or _FIRST, documents), documents)
+    sizes = _sizes(_first(config, documents), documents)
     path = out / "rounds" / ROUNDS_FILE
     if path.exists():
         found = json.loads(path.read_text())
@@ -103,6 +103,15 @@ def _tried(config: RunConfig, out: Path, sizes: list[int]) -> tuple[int, list[Ro
     return rounds[-1].documents, rounds
 
 
+def smallest(config: RunConfig, documents: int) -> RunConfig:
+    """The settings of the first size, of so many documents in all."""
+    return _of_size(config, first := _first(config, documents), first)
+
+
+def _first(config: RunConfig, documents: int) -> int:
+    return min(config.max_documents or _FIRST, documents)
+
+
 def _sizes(first: int, documents: int) -> list[int]:
     sizes = [first]
     while sizes[-1] < documents:
@@ -111,15 +120,16 @@ def _sizes(first: int, documents: int) -> list[int]:
 
 
 def _of_size(config: RunConfig, size: int, first: int) -> RunConfig:
-    """The settings of one size. The share is so large that the number held out is the same at every size."""
+    """The settings of one size. The share is so large that the number held out is the same at every size, a quarter of the first one."""
     most = max(1, min(config.reranker.held_out_max, first // _HELD_OUT))
-    reranker = config.reranker.model_copy(update={"held_out_share": 0.5, "held_out_max": most})
+    reranker = config.reranker.model_copy(update={"held_out_share": 0.5, "held_out_max": most, "judge_by_half": True})
     return config.model_copy(update={"max_documents": size, "reranker": reranker, "until_no_gain": False})
 
 
 def _held_out(folder: Path) -> tuple[Validation, Validation]:
+    """Start and trained model, on the half that choices are made by."""
     start, trained, _ = best_validation([json.loads(line) for line in (folder / LOG_FILE).read_text().splitlines()])
-    return start, trained
+    return start.only(for_choosing(start.ndcg)), trained.only(for_choosing(trained.ndcg))
 
 
 def _round(size: int, start: Validation, now: Mapping[str, float], before: Mapping[str, float]) -> Round:

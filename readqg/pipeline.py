@@ -34,7 +34,7 @@ from readqg.clock import Clock
 from readqg.engine import cluster
 from readqg.engine.shared import check_can_train
 from readqg.errors import InputError
-from readqg.growing import Round, grow
+from readqg.growing import Round, grow, smallest
 from readqg.places import Place, place_of
 from readqg.progress import duration
 from readqg.shards import write_whole
@@ -58,7 +58,7 @@ def run(config: c.RunConfig) -> dict[str, Any]:
     if (usable := imported["documents"]) < c.FEWEST_DOCUMENTS:
         raise InputError(f"{config.corpus} has {usable} usable documents; training needs {c.FEWEST_DOCUMENTS} or more (two in a batch, and "
                          "one held out).")
-    if config.queries is None and not config.until_no_gain:
+    if config.queries is None:
         _warn_of_few(config, usable)
     searched = (out / "corpus" / "queries").is_dir()
     quality = None
@@ -96,10 +96,18 @@ def run(config: c.RunConfig) -> dict[str, Any]:
 
 def _warn_of_few(config: c.RunConfig, documents: int) -> None:
     """Hours before the guard says so."""
-    held_out = config.reranker.held_out(min(documents, config.max_documents or documents))
-    if held_out < c.FEWEST_HELD_OUT:
-        log.warning("Training will be judged by %d held-out documents, and fewer than %d cannot show a gain, whatever it is (p <= 0.05). "
-                    "Have queries written for more documents, or raise --reranker.held-out-share.", held_out, c.FEWEST_HELD_OUT)
+    if config.until_no_gain:
+        config = smallest(config, documents)
+    documents = min(documents, config.max_documents or documents)
+    settings, held_out = config.reranker, config.reranker.held_out(documents)
+    chooses = settings.judge_by_half or settings.batches(documents) > config.train.validate_steps * config.train.accumulation
+    judging = held_out // 2 or held_out if chooses else held_out
+    if judging < c.FEWEST_HELD_OUT:
+        half = f" (the others of {held_out} choose what is judged)" if judging < held_out else ""
+        cure = "raise --max-documents" if settings.judge_by_half else (
+            "have queries written for more documents, or raise --reranker.held-out-share")
+        log.warning("Training will be judged by %d held-out documents%s, and fewer than %d cannot show a gain, whatever it is (p <= 0.05): "
+                    "%s.", judging, half, c.FEWEST_HELD_OUT, cure)
 
 
 def _rank(steps: Steps, out: Place) -> dict[str, float]:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from readqg.corpus.generated import QUERIES
-from readqg.shards import open_input
+from readqg.shards import InputFolder, open_input
 from readqg.stage import ShardStage
+
+_MADE_WITH = b"readqg"
+
+
+def made_with(folder: InputFolder, column: str) -> dict[str, Any]:
+    """What `QueryRowsStage.noting` wrote of a column; nothing of one without a note."""
+    return dict(json.loads((folder.schema.field(column).metadata or {}).get(_MADE_WITH, b"{}")))
 
 
 class QueryRowsStage(ShardStage):
     """Reads a queries folder in shards of `shard_rows` rows; its schema has all the folder's columns and then `added`, which
     replace columns of the same names."""
 
-    key = ("doc_id",)
+    key = ("doc_id", "relevance", "sample")
 
     def __init__(self, folder: str, shard_rows: int, added: pa.Schema, needs: Sequence[str] = QUERIES.names) -> None:
         """Raises `InputError` where the folder cannot be read or lacks one of the columns `needs`."""
@@ -23,6 +32,11 @@ class QueryRowsStage(ShardStage):
         self._shard_rows = shard_rows
         self._columns = [name for name in self.queries.schema.names if name not in added.names]
         self.schema = pa.schema([*(self.queries.schema.field(name) for name in self._columns), *added])
+
+    @staticmethod
+    def noting(field: pa.Field, **facts: Any) -> pa.Field:
+        """The column with what it was made with, which stays with it in the folders made of this one."""
+        return field.with_metadata({_MADE_WITH: json.dumps(facts)})
 
     @property
     def total(self) -> int:

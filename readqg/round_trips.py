@@ -26,7 +26,8 @@ class RoundTripStage(QueryRowsStage):
 
     def __init__(self, config: RoundTripConfig) -> None:
         """Raises `InputError` where queries or documents cannot be read."""
-        super().__init__(config.queries, config.shard_rows, _ADDED)
+        rank, found = _ADDED
+        super().__init__(config.queries, config.shard_rows, pa.schema([self.noting(rank, top_k=config.top_k), found]))
         self.config = config
         self.documents = Documents.open(config.documents)
 

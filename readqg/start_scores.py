@@ -25,10 +25,11 @@ class ScoreQueriesStage(QueryRowsStage):
     name = "score-queries"
 
     def __init__(self, config: ScoreQueriesConfig) -> None:
-        super().__init__(config.queries, config.shard_rows, pa.schema([(START_SCORE, pa.float32())]))
+        self._models = {"model": models.fingerprint(config.model)}
+        score = self.noting(pa.field(START_SCORE, pa.float32()), **self._models)
+        super().__init__(config.queries, config.shard_rows, pa.schema([score]))
         self.config = config
         self.documents = Documents.open(config.documents)
-        self._models = {"model": models.fingerprint(config.model)}
 
     def inputs(self) -> dict[str, str]:
         return {**super().inputs(), "documents": self.documents.fingerprint}

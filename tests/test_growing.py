@@ -37,7 +37,8 @@ def test_every_size_is_judged_on_the_same_documents(grown):
     judged = [json.loads((folder / "reranker/training_log.jsonl").read_text().splitlines()[0])["validation"]["ndcg"].keys()
               for folder in (grown, grown / "rounds" / str(rounds["rounds"][-1]["documents"]))]
     assert judged[0] == judged[1] and len(judged[0]) == 2
-    assert {r["held_out"] for r in rounds["rounds"]} == {2}
+    assert {r["held_out"] for r in rounds["rounds"]} == {1}, "one half chooses the size"
+    assert json.loads((grown / "reranker/guard.json").read_text())["held_out_documents"] == 1, "by the other the guard judges"
 
 
 def test_killed_anywhere_the_same_command_goes_on(place, grown):  # noqa: F811
@@ -58,7 +59,7 @@ def test_sizes_double_up_to_the_whole_corpus():
     assert growing._sizes(8, 36) == [8, 16, 32, 36]
     assert growing._sizes(36, 36) == [36]
     small = growing._of_size(RunConfig(), 36, 36)
-    assert small.reranker.held_out_max == 9 and small.max_documents == 36
+    assert small.reranker.held_out_max == 9 and small.max_documents == 36 and small.reranker.judge_by_half
 
 
 def test_another_least_gain_on_the_same_folder_is_refused(place, grown, capsys):  # noqa: F811

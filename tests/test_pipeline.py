@@ -114,12 +114,22 @@ def test_what_was_not_done_was_not_cut():
     assert pipeline._cuts(config, 9, searched=False) == whole[:1] and len(whole) == 3
 
 
-@pytest.mark.parametrize(("documents", "share", "warned"), [(30, 0.15, True), (34, 0.15, False), (40, 0.1, True), (1000, 0.1, False)])
-def test_too_few_to_show_a_gain_are_told_of_beforehand(caplog, documents, share, warned):
-    config = RunConfig(corpus="x", reranker=RerankerSettings(held_out_share=share))
+@pytest.mark.parametrize(("documents", "settings", "warned"), [
+    (30, {"held_out_share": 0.15}, "by 4 held-out documents,"), (34, {"held_out_share": 0.15}, None), (40, {}, "by 4 held-out"),
+    (1000, {}, None), (1000, {"held_out_max": 9}, "by 4 held-out documents (the others of 9 choose"), (1000, {"held_out_max": 10}, None),
+    (50, {"held_out_max": 9, "held_out_share": 0.5}, None)])
+def test_too_few_to_show_a_gain_are_told_of_beforehand(caplog, documents, settings, warned):
+    config = RunConfig(corpus="x", reranker=RerankerSettings(**settings))
     with caplog.at_level("WARNING", logger="readqg"):
         pipeline._warn_of_few(config, documents)
-    assert ("cannot show a gain" in caplog.text) == warned
+    assert warned in caplog.text if warned else not caplog.text
+
+
+@pytest.mark.parametrize(("size", "warned"), [(16, True), (36, True), (40, False)])
+def test_too_few_for_a_growing_run_are_told_of_too(caplog, size, warned):
+    with caplog.at_level("WARNING", logger="readqg"):
+        pipeline._warn_of_few(RunConfig(corpus="x", until_no_gain=True, max_documents=size), 1000)
+    assert ("raise --max-documents" in caplog.text) == warned
 
 
 def test_queries_from_elsewhere_need_prompts_for_their_ratio_alone(tmp_path):

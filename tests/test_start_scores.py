@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from readqg.config import ScoreQueriesConfig
+from readqg import api
+from readqg.config import RoundTripConfig, ScoreQueriesConfig
 from readqg.crossencoder import CrossEncoderScorer
 from readqg.errors import InputError
 from readqg.local import run_here
@@ -12,6 +13,7 @@ from readqg.reranker.sampling import SCORE_COLUMNS
 from readqg.reranker.training import RerankerTraining
 from readqg.shards import OutputFolder, open_input
 from readqg.start_scores import ScoreQueriesStage
+from tests.builders import tiny_cross_encoder
 from tests.reranker.corpus import DOCUMENTS, query_row, reranker_config
 
 
@@ -46,6 +48,17 @@ def test_training_keeps_the_best_share_and_is_judged_on_what_it_would_be_judged_
     assert doc_ids(stage._held_out_examples) == held_out != set()
     assert doc_ids(stage.batches.examples) == {row["doc_id"] for row in best} - held_out
     assert stage.counts["positives_of_low_score"] == len(rows) - len(best)
+
+
+def test_scores_of_another_model_are_refused_whatever_stage_ran_after(tmp_path):
+    config = scored(reranker_config(tmp_path, score_best=0.5), tmp_path)
+    back = api.round_trip(RoundTripConfig(queries=config.queries, documents=config.documents, out=str(tmp_path / "back"), top_k=3))
+    assert back["counts"]["inputs"] > 0
+    later = config.model_copy(update={"queries": str(tmp_path / "back")})
+    RerankerTraining(later)
+    other = tiny_cross_encoder(tmp_path / "other", seed=9)
+    with pytest.raises(InputError, match="these are another model's"):
+        RerankerTraining(later.model_copy(update={"start": str(other)}))
 
 
 def doc_ids(examples):

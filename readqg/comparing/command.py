@@ -81,8 +81,9 @@ def _tell(summary: dict[str, Any]) -> None:
     console = Console(stderr=True)
     console.print(table)
     if not summary["ended"]:
-        console.print(f"  exact sign test of the first {summary['tested']}: p = {summary['p']:.3f}; which is which is told when you end "
-                      "it on the page", highlight=False)
+        test = ("the test is made once as many are judged as planned" if summary["p"] is None
+                else f"exact sign test of the first {summary['tested']}: p = {summary['p']:.3f}")
+        console.print(f"  {test}; which is which is told when you end it on the page", highlight=False)
     elif summary["share_b"] is not None:
         console.print(f"  B is better in {summary['share_b']:.1%} of the first {summary['tested']} queries without a tie (95 % interval "
                       f"{summary['low']:.1%} to {summary['high']:.1%}; exact sign test p = {summary['p']:.3f})", highlight=False)

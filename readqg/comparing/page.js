@@ -81,7 +81,9 @@ const percent = (value) => `${(100 * value).toFixed(1)} %`;
 
 function told(result) {
   if (result.more_wins !== undefined) { // before the end
-    return `One is better ${result.more_wins} times, the other ${result.fewer_wins} (exact sign test of the first ${result.tested}: p = ${result.p.toFixed(3)}).`;
+    const test = result.p === null ? "the test is made once as many are judged as planned" :
+      `exact sign test of the first ${result.tested}: p = ${result.p.toFixed(3)}`;
+    return `One is better ${result.more_wins} times, the other ${result.fewer_wins} (${test}).`;
   }
   if (result.share_b === null) return "Nothing judged yet.";
   return `B is better in ${percent(result.share_b)} of the first ${result.tested} queries without a tie ` +

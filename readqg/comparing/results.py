@@ -40,12 +40,15 @@ def progress(config: CompareConfig, judgments: Judgments) -> dict[str, Any]:
 def result(config: CompareConfig, judgments: Judgments) -> dict[str, Any]:
     """Who is ahead, and how sure that is. The wins are of all queries; `share_b`, its interval `low` to `high` and `p` of the first
     `tested` without a tie, no more than were planned: figures looked at until they please are no longer what they say. Before the end no
-    more than how far one is ahead of the other, for whoever sees A's count grow after a click knows where A stood."""
+    more than how far one is ahead of the other, for whoever sees A's count grow after a click knows where A stood; and no p before as many
+    are judged as were planned."""
     wins_a, wins_b = judgments.wins("a"), judgments.wins("b")
     planned = _planned(config, judgments)
     found = _preference(planned)
     if not judgments.ended:
-        return {"more_wins": max(wins_a, wins_b), "fewer_wins": min(wins_a, wins_b), "p": found.p, "tested": len(planned)}
+        tested = len(planned) == needed(config.share, config.power)
+        return {"more_wins": max(wins_a, wins_b), "fewer_wins": min(wins_a, wins_b), "p": found.p if tested else None,
+                "tested": len(planned) if tested else 0}
     return {"wins_a": wins_a, "wins_b": wins_b, "share_b": found.share, "low": found.low, "high": found.high, "p": found.p,
             "tested": len(planned)}
 

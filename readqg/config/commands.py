@@ -112,7 +112,8 @@ class RunConfig(Settings):
     """Documents that queries are written for (the whole corpus is always searched)."""
     until_no_gain: bool = False
     """Double `max_documents` (from 128 where it is not set) until held-out documents gain no more by it. A model is trained for every
-    size, twice the work of the last one in all."""
+    size, twice the work of the last one in all. Held out is a quarter of the first size's documents, at most `reranker.held_out_max`,
+    whatever `reranker.held_out_share`: half of them choose the size, by the others the guard judges."""
     least_gain: float = Field(0.005, ge=0)
     """What a doubling has to gain there, in nDCG@10."""
     sampling: Literal["hash", "coverage"] = "hash"

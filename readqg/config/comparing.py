@@ -27,9 +27,10 @@ class CompareConfig(ScoreSettings):
     """Documents on a side."""
     seed: int = 0
     """Draws, with the query, which ranking is on the left."""
-    share: float = placement(0.6, gt=0.5, lt=1)
-    """What you want to be able to tell from a coin: B (or A) is better in this share of the queries without a tie."""
-    power: float = placement(0.8, gt=0.05, lt=1)
+    share: float = Field(0.6, gt=0.5, lt=1)
+    """What you want to be able to tell from a coin: B (or A) is better in this share of the queries without a tie. With `power` it says
+    how many queries are judged before the test is made, so neither changes in a folder that was begun."""
+    power: float = Field(0.8, gt=0.05, lt=1)
     """How probable it shall be that such a difference shows."""
     host: str = placement(LOOPBACK)
     """The page is for this machine alone; from another one, go through an SSH tunnel."""

@@ -237,12 +237,21 @@ class RerankerSettings(Settings):
     """Share of the documents, drawn by a stable hash, kept out of training to choose the weights and for the guard."""
     held_out_max: int = Field(100, ge=1)
     """Held-out documents at most."""
+    judge_by_half: bool = later(False)
+    """The guard judges by one half of the held-out documents alone, even where training chooses nothing by the other (where it chooses
+    among several validations, it does so anyway). For what was chosen by them before: `until_no_gain` sets it, and the config that a
+    search writes."""
     seed: int = 0
     """Of the order of the documents, of placebos, of mined documents and graded queries, and of dropout."""
 
     def held_out(self, documents: int) -> int:
         """Of so many documents with queries, those that are held out."""
         return min(max(1, round(self.held_out_share * documents)), self.held_out_max)
+
+    def batches(self, documents: int) -> int:
+        """Of a training with queries for so many documents."""
+        trained = documents - self.held_out(documents)
+        return -(-trained // min(self.batch - self.replayed, max(FEWEST_DOCUMENTS - 1, trained))) * self.epochs
 
     @property
     def replayed(self) -> int:

@@ -41,10 +41,13 @@ def evaluate_command(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def _asked(judgments: dict[str, dict[str, int]], paths: list[str]) -> dict[str, dict[str, int]]:
-    """The judgments of the queries that every run was asked, as far as its folder says."""
+    """The judgments of the queries that every run was asked, as far as its folder says. Raises `InputError` where two share none."""
     qrels = judgments
     for asked in filter(None, map(read_queries_beside, paths)):
         qrels = {query_id: qrels[query_id] for query_id in asked if query_id in qrels}
+    if not qrels and len(paths) > 1:
+        raise InputError(f"{' and '.join(paths)}: there is no judged query that both were asked, so they cannot be compared. Rank the same "
+                         "queries with both.")
     return qrels or judgments
 
 

@@ -81,7 +81,7 @@ class QualityStage(ShardStage):
 
     `distinct`: share of its queries that differ. `diversity`: over its relevances, a mean over samples. `rel_plus`,
     `rel_minus`: the judge's probability at r = 1 and r = 0, means over samples; `delta` their difference. `control`: Spearman
-    of r against that probability, where there are at least three relevances and the probabilities differ. The ranks: of the
+    of r against that probability, where there are at least three relevances; 0 where the probability is always the same. The ranks: of the
     document for its own queries, among all documents, means over samples. `query_plus`, `query_minus`: the first of them. `judged`:
     the judge's probability at every relevance, highest first, means over samples.
     What cannot be had (no query at r = 0, no encoder) is null. A document without a query, or with a judge's NaN, has an

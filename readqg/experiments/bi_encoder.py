@@ -1,7 +1,7 @@
 """A bi-encoder trained on the positive queries, to compare re-rankers with what searches the corpus itself.
 
-The queries that pass the filters are those of our training, of the same documents; the same documents are held out. Needs `datasets` and
-`accelerate`, and runs in this process.
+The queries that pass the filters are those of our training on positives alone, of the same documents; the same documents are held out.
+Needs `datasets` and `accelerate`, and runs in this process.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ ByCollection = dict[str, dict[int, dict[str, float]]]
 """collection -> seed -> query_id -> nDCG@10."""
 Values = dict[tuple[str, str, str], dict[int, dict[str, float]]]
 """(recipe, system, collection) -> seed -> query_id -> nDCG@10."""
-_OF_THE_START = {"fusion", "rank", "retrieve", "candidates"}
+_OF_THE_START = {"start", "fusion", "rank", "retrieve", "candidates", "dense"}
 """Fields of a recipe's `run` that change what its start is."""
 _QUALITY = {
     "diversity": ("diversity", "mean"), "rel_plus": ("rel+", "mean"), "rel_minus": ("rel−", "mean"), "delta": ("delta", "mean"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from readqg.errors import ModelError
 from readqg.fetching import local_folder
@@ -30,6 +30,9 @@ class PromptFacts:
     profile: str
     data_fingerprint: str
     """Of the pairs they were trained on; empty for prompts that were not trained."""
+    conditioned_on: Literal["relevance", "nothing", "examples"] = "relevance"
+    """What says which query is wanted: r; nothing, of prompts trained as `unconditional`, whose end at r = 0 is untrained; or the worked
+    examples of few-shot prompts, which end in `separator` whatever the backbone."""
 
     @property
     def kind(self) -> str:
@@ -41,16 +44,16 @@ def read_facts(folder: str | Path) -> PromptFacts:
     """Raises `ModelError` where there is nothing to read."""
     content = _content(folder)
     try:
-        return PromptFacts(**{name: content[name] for name in PromptFacts.__dataclass_fields__})
+        return PromptFacts(**{f.name: content[f.name] for f in fields(PromptFacts) if f.default is MISSING or f.name in content})
     except KeyError as error:
         raise _damaged(folder, error) from error
 
 
 def knows_relevance(folder: str | Path) -> bool:
-    """Whether queries differ with r: few-shot prompts know none. Raises `ModelError` as `read_facts`."""
+    """Whether queries differ with r: few-shot and unconditional prompts know none. Raises `ModelError` as `read_facts`."""
     content = _content(folder)
     try:
-        return bool(content["lengths"]["plus"])
+        return bool(content["lengths"]["plus"]) and content.get("conditioned_on", "relevance") == "relevance"
     except (KeyError, TypeError) as error:
         raise _damaged(folder, error) from error
 

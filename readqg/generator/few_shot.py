@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from readqg import models
@@ -37,7 +38,9 @@ def few_shot(config: FewShotConfig) -> dict[str, Any]:
         instruction=text, n_instruction=len(backbone.token_ids(text)), n_relevance=0, separator=_SEPARATOR)
     made = folder.tmp / "prompts"
     made.mkdir(parents=True, exist_ok=True)
-    SoftPrompt.initial(backbone, settings, pairs.fingerprint).save(made)
+    prompts = SoftPrompt.initial(backbone, settings, pairs.fingerprint)
+    prompts.facts = replace(prompts.facts, conditioned_on="examples")
+    prompts.save(made)
     return folder.commit_files(made, {"examples": [query for _, query in shown], "tokens": settings.n_instruction})
 
 

@@ -51,7 +51,9 @@ class Generator(nn.Module):
         self._frozen = (backbone,)
         self.prompts = prompts.to(backbone.device)
         self.dropout = dropout
-        tail = [backbone.end_id] if self.kind == "encoder-decoder" else backbone.token_ids(prompts.facts.separator)
+        encodes = self.kind == "encoder-decoder"
+        tail = [] if encodes and prompts.facts.conditioned_on != "examples" else backbone.token_ids(prompts.facts.separator)
+        tail += [backbone.end_id] if encodes else []
         if not tail:
             raise ModelError("A decoder-only backbone needs a separator between document and query, such as '\\nQuestion:'.")
         self._tail_ids = tail
@@ -114,8 +116,9 @@ class Generator(nn.Module):
         """The backbone's input: document_ids and document_mask (B, S), padded on either side, relevance (B,) in [0, 1] ->
         embeddings (B, P + S + n, H) in the backbone's precision and their mask (B, P + S + n) of 0 and 1.
 
-        P is the prompts' length and n the tail's: </s>, or the separator. Padding is moved to the right for an encoder, and to
-        the left for a decoder-only backbone, so that what is generated follows the separator. To decode:
+        P is the prompts' length and n the tail's: the separator (for an encoder of few-shot prompts alone, whose cue it is), and for
+        an encoder </s>. Padding is moved to the right for an encoder, and to the left for a decoder-only backbone, so that what is
+        generated follows the separator. To decode:
         `backbone.lm.generate(inputs_embeds=embeddings, attention_mask=mask, ...)` (decoder-only; returns new tokens only), or
         `generate(encoder_outputs=BaseModelOutput(encode(...).states), attention_mask=mask, ...)` (encoder-decoder)."""
         rows, device = len(document_ids), self.device

@@ -67,6 +67,7 @@ class SoftPrompt(nn.Module):
             base_model=backbone.name, base_fingerprint=backbone.fingerprint, base_revision=backbone.revision,
             architecture=backbone.architecture, instruction=settings.instruction, separator=settings.separator,
             profile=settings.profile, data_fingerprint=data_fingerprint,
+            conditioned_on="nothing" if settings.unconditional else "relevance",
         )
         plus, minus = (_filled(backbone, backbone.token_ids(word), settings.n_relevance) for word in ("true", "false"))
         return cls(_filled(backbone, ids, settings.n_instruction), RelevancePrompt(plus, minus), facts)

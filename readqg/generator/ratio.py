@@ -18,6 +18,7 @@ from readqg.config import RatioConfig
 from readqg.corpus import Documents
 from readqg.errors import ModelError
 from readqg.generator.backbone import Backbone
+from readqg.generator.facts import knows_relevance
 from readqg.generator.losses import IGNORED
 from readqg.generator.model import Generator, padded
 from readqg.generator.prompts import SoftPrompt, files_fingerprint
@@ -58,9 +59,9 @@ class RatioStage(QueryRowsStage):
         self.documents = Documents.open(config.documents)
         self.prompts = str(place_of(config.prompts or sample.prompts_folder()).absolute())
         prompts = SoftPrompt.load(self.prompts)
-        if not len(prompts.relevance.plus):
-            raise ModelError(f"{self.prompts}: these prompts know no relevance (few-shot ones do not), so a query is as likely at r = 1 "
-                             "as at r = 0. Give prompts that were trained.")
+        if not knows_relevance(self.prompts):
+            raise ModelError(f"{self.prompts}: these prompts know no relevance (few-shot and unconditional ones do not), so a query's "
+                             "ratio of r = 1 to r = 0 says nothing. Give prompts that were trained with it.")
         self.backbone = config.backbone or prompts.facts.base_model
         prompts.check_fits(Backbone.load(self.backbone, device="meta"))
 

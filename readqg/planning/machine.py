@@ -139,15 +139,19 @@ def estimate(work: Work, documents: int, machine: Machine, checkpoint_steps: int
     """Hours and cost of a stage.
 
     A shard stage loses, with a node, half of the shard in hand and the time until a node is back; the other nodes go on.
-    Training stands still on one node's loss, goes back half a checkpoint interval on average, and waits. With failures at
+    Training stands still on the loss of any of its nodes, goes back half a checkpoint interval on average, and waits. With failures at
     rate f a node-hour, each costing c hours, the time becomes T / (1 - f c): the failures during the time lost count too."""
     shared, fixed = machine.rates.seconds(work, documents)
     dealt = work.stage not in ("train", "retrieve", "round-trip", "import")
     # Where one model comes after another, only the shards of one are there at a time.
-    parallel = min(machine.workers, math.ceil(work.shards / work.models)) if dealt else 1
-    seconds = fixed + (_dealt_s(shared, work.shards, parallel) if dealt else shared)
-    kept = min(1.0, checkpoint_steps / max(work.units, 1)) if work.stage == "train" else 1 / work.shards
-    share = machine.failures_per_node_hour * (shared * kept / 2 + machine.restart_s) / 3600
+    parallel = min(machine.workers, math.ceil(work.shards / work.models) if dealt else work.sharing)
+    seconds = fixed + (_dealt_s(shared, work.shards, parallel) if dealt else shared / parallel)
+    if work.stage == "train":
+        kept = min(1.0, checkpoint_steps / max(work.units, 1)) / parallel
+        failures = machine.failures_per_node_hour * math.ceil(parallel / machine.per_node)
+    else:
+        kept, failures = 1 / work.shards, machine.failures_per_node_hour
+    share = failures * (shared * kept / 2 + machine.restart_s) / 3600
     expected = seconds / (1 - share) if share < 1 else math.inf
     return Estimate(work, parallel, seconds / 3600, expected / 3600, parallel * (expected - seconds) / 3600,
                     expected / 3600 * parallel * machine.price, _fewer_shards(shared, work.shards, parallel) if dealt else 1)

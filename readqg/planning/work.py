@@ -60,6 +60,8 @@ class Work:
     shards: int = 1
     models: int = 1
     """How often a model is loaded one after the other."""
+    sharing: int = 1
+    """Of a training: workers that can share a batch."""
     shard_flag: tuple[str, int] | None = None
     """The flag that sets the size of a shard, and what it is now; None where there is none."""
 
@@ -112,6 +114,7 @@ def not_counted(config: RunConfig) -> list[str]:
         "the bi-encoder's first stage": config.candidates == "both",
         "the sizes that until_no_gain tries": config.until_no_gain,
         "the report's grid": config.grid_documents > 0 and config.queries is None,
+        "the other passages of long documents": config.rank.passages != "first",
     }
     return [stage for stage, wanted in asked.items() if wanted]
 
@@ -156,8 +159,8 @@ def training(corpus: Corpus, config: RunConfig, model_bytes: float, taken: int |
     documents = written_for(corpus, config)
     held_out = settings.held_out(documents)
     batch = min(settings.batch - settings.replayed, max(2, documents - held_out))
-    steps = taken or -(-(documents - held_out) // batch) * settings.epochs
-    validations = 1 + max(1, steps // config.train.validate_steps)
+    steps = taken or settings.batches(documents)
+    validations = 1 + -(-steps // (config.train.validate_steps * config.train.accumulation))
     pair = corpus.pair_tokens(settings.max_length, corpus.written_tokens)
     two_queries = 2 * corpus.written_tokens + _SPECIAL_TOKENS
     negative = two_queries if settings.negative_pair == "query_query" else pair
@@ -172,7 +175,7 @@ def training(corpus: Corpus, config: RunConfig, model_bytes: float, taken: int |
     validated = validations * held_out * (CANDIDATES + 1) * pair
     disk = model_bytes * (1 + _CHECKPOINT_COPIES * (config.train.keep_checkpoints + 1))
     return Work("train", steps, "steps", "documents", scored=searched + anchored + validated,
-                trained=chosen + graded + (steps * batch * negative if settings.w_mr else 0), disk_bytes=disk)
+                trained=chosen + graded + (steps * batch * negative if settings.w_mr else 0), disk_bytes=disk, sharing=batch)
 
 
 def _rank(corpus: Corpus, config: RunConfig) -> Work:

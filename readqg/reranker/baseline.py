@@ -1,7 +1,8 @@
 """What sentence-transformers does with the same queries, to compare with: hard negatives that a bi-encoder mines, binary cross-entropy.
 
-The positive queries that pass the filters are those of our training, of the same documents; the same documents are held out, from
-what is mined too, and judge the outcome. Needs `datasets` and `accelerate`, and runs in this process.
+The positive queries that pass the filters are those of our training on positives alone, of the same documents; the same documents are
+held out, from what is mined too, and judge the outcome. (With Eq. 6, ours leaves out documents without a usable negative query.) Needs
+`datasets` and `accelerate`, and runs in this process.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from readqg.reranker.selection import LOG_FILE, Verdict, best_validation, write_
 
 SHOWN_SETTINGS = ("relevances", "samples", "decoding", "top_k", "temperature", "document_tokens", "max_new_tokens", "seed")
 """Of `generate`, those that a card names."""
+FILTERS = ("round_trip", "ratio_min", "score_best", "negative_round_trip", "negative_ratio_max", "unverified", "search")
+"""Of the training's settings, those that say which queries and pairs it took: named where they are not the default."""
 WRITERS = ("generate", "import-queries")
 _IDENTITY = "torch.nn.modules.linear.Identity"
 
@@ -59,4 +61,5 @@ def model_card(
     start = base_model or config.start.rstrip("/").rpartition("/")[2]  # where a folder lies is nobody else's concern
     return environment.get_template("card.md.j2").render(
         c=config, start=start, v=verdict, counts=counts, inputs=inputs, steps=steps, base_model=base_model, stage=made["stage"],
+        filters=[name for name in FILTERS if getattr(config, name) != type(config).model_fields[name].default],
         version=made.get("versions", {}).get("readqg", "unknown"), settings=settings, models=made.get("models", {}) if wrote else {})

@@ -117,7 +117,7 @@ class Validation:
     @property
     def choice_score(self) -> float:
         """The mean over the half of the documents, by a stable hash, that the weights are chosen by."""
-        return self.only(_for_choosing(self.ndcg)).score
+        return self.only(for_choosing(self.ndcg)).score
 
     def only(self, doc_ids: Collection[str]) -> Validation:
         """This validation with no other documents' nDCG; spread and count stay those of all."""
@@ -193,13 +193,14 @@ def announce(folder: str | Place) -> dict[str, Any]:
     return {**asdict(verdict), "start": start}
 
 
-def verdict_from_log(lines: Sequence[Mapping[str, Any]]) -> Verdict:
-    """The verdict on a whole training log. Raises `InputError` where the start was not validated."""
+def verdict_from_log(lines: Sequence[Mapping[str, Any]], by_half: bool = False) -> Verdict:
+    """The verdict on a whole training log; `by_half`: on the half that nothing is chosen by even where there was nothing to choose. Raises
+    `InputError` where the start was not validated."""
     before, best, number = best_validation(lines)
-    if number < 2:
+    if number < 2 and not by_half:
         return guard(before, best, number)
     # Judged where it was chosen, even a useless training would look like a gain.
-    judging = before.ndcg.keys() - _for_choosing(before.ndcg) or before.ndcg.keys()
+    judging = before.ndcg.keys() - for_choosing(before.ndcg) or before.ndcg.keys()
     return guard(before.only(judging), best.only(judging), number)
 
 
@@ -241,8 +242,8 @@ def has_collapsed(before: Validation, after: Validation) -> bool:
     return before.spread > 0 and after.spread <= _COLLAPSED_SHARE * before.spread
 
 
-def _for_choosing(doc_ids: Iterable[str]) -> set[str]:
-    """Every second document in the order of a stable hash."""
+def for_choosing(doc_ids: Iterable[str]) -> set[str]:
+    """Of the held-out documents those that choices are made by: every second one in the order of a stable hash."""
     return set(sorted(doc_ids, key=stable_hash)[::2])
 
 

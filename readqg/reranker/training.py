@@ -28,6 +28,7 @@ from readqg.config import TrainRerankerConfig
 from readqg.corpus import Documents
 from readqg.crossencoder import load_model
 from readqg.errors import ConfigError, InputError
+from readqg.query_rows import made_with
 from readqg.reranker import card
 from readqg.reranker.batches import Batch, Batches, BatchMaker
 from readqg.reranker.examples import Examples, left_out
@@ -250,15 +251,15 @@ class RerankerTraining(TrainStage):
 
     def save(self, model: Any, folder: Path, log: list[dict[str, Any]]) -> None:
         """Model, card, `guard.json`, `training_log.jsonl`."""
-        verdict = verdict_from_log(log)
+        verdict = verdict_from_log(log, self.config.judge_by_half)
         card.write_model(model, self._scorer.tokenize.tokenizer, folder)
         card.write_documents(folder, self.config, verdict, self.counts, self.inputs(), self.steps, log,
                              read_json(self.queries.path / "_config.json"))
 
 
 def open_queries(config: TrainRerankerConfig) -> InputFolder:
-    """Raises `InputError` where it is no folder of generated queries, or lacks the round trip, as deep, or ratio that the settings ask
-    for. How deep a round trip went, only its own folder says."""
+    """Raises `InputError` where it is no folder of generated queries, or lacks the round trip, as deep, the ratio or the start's scores
+    that the settings ask for."""
     columns: tuple[str, ...] = QUERY_COLUMNS
     for needed, more, command, asking in (
         (config.needs_round_trip, ROUND_TRIP_COLUMNS, "round-trip", "round_trip, negative_round_trip and mined need queries that were "
@@ -274,13 +275,11 @@ def open_queries(config: TrainRerankerConfig) -> InputFolder:
                 raise InputError(f"{error}\n{asking}: give the output of `readqg {command} --queries {config.queries} --documents "
                                  f"{config.documents} --out OUT`.") from error
     folder = open_input(config.queries, columns)
-    scored_by = read_json(folder.path / "_config.json").get("models", {}).get("model")
-    if config.needs_scores and scored_by not in (None, models.fingerprint(config.start)):
+    if config.needs_scores and made_with(folder, SCORE_COLUMNS[0]).get("model") not in (None, models.fingerprint(config.start)):
         raise InputError(f"{config.queries}: score_best asks for the scores of the start, {config.start}, and these are another model's. "
                          f"Give `readqg score-queries --model {config.start}` again.")
-    made = read_json(folder.path / "_config.json")
-    if made["stage"] == "round-trip" and made["config"]["top_k"] < config.deepest_round_trip:
-        raise InputError(f"{config.queries}: the round trip looked at the first {made['config']['top_k']} documents, and round_trip, "
-                         f"negative_round_trip or mined_from + mined asks for {config.deepest_round_trip}. Give `readqg round-trip` again, "
-                         f"with --top-k {config.deepest_round_trip}.")
+    asked = config.deepest_round_trip
+    if asked and (depth := made_with(folder, ROUND_TRIP_COLUMNS[0]).get("top_k", asked)) < asked:
+        raise InputError(f"{config.queries}: the round trip looked at the first {depth} documents, and round_trip, negative_round_trip or "
+                         f"mined_from + mined asks for {asked}. Give `readqg round-trip` again, with --top-k {asked}.")
     return folder

@@ -17,7 +17,7 @@ tried before whether the store keeps to that.
 """
 
 from readqg.shards.files import appearing, explained, fingerprint, part_name, read_footer, read_json, sha256_file, stable_hash, write_whole
-from readqg.shards.reading import InputFolder, open_input, verify
+from readqg.shards.reading import InputFolder, is_stage_config, open_input, verify
 from readqg.shards.writing import OutputFolder
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "appearing",
     "explained",
     "fingerprint",
+    "is_stage_config",
     "open_input",
     "part_name",
     "read_footer",

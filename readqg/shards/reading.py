@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import cached_property
@@ -109,6 +110,15 @@ def open_input(path: str | Place, columns: tuple[str, ...] = ()) -> InputFolder:
             f"{path} has no column {', '.join(lacking)}; it has {', '.join(folder.schema.names)}. Is it the right folder?"
         )
     return folder
+
+
+def is_stage_config(path: Place) -> bool:
+    """Whether a `_config.json` is that of an output folder: others have files of that name, too."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"stage", "versions"} <= found.keys()
 
 
 def verify(path: str | Place) -> list[str]:

@@ -2,7 +2,8 @@
 
 Some documents are held out first and their queries written once, with the settings that are not searched; every trial writes
 queries for the others, trains on them, and is judged on the held-out ones. So all trials answer the same questions, and an
-easy generator does not win by asking easier ones.
+easy generator does not win by asking easier ones. One half of the held-out documents is searched by; by the other the guard of a run with
+the winner's settings judges.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class PipelineSearch(Search):
         encoded = tokenize(held_out.pairs(documents))
         for step in train(stage, model, config, rung_steps(stage.steps, self.config.rungs)):
             found = held_out.judge(scorer.without_gradient(model, encoded, range(len(encoded.input_ids))))
-            yield Rung({"step": float(step), "score": found.score, "spread": found.spread}, step == stage.steps)
+            yield Rung({"step": float(step), "score": found.choice_score, "spread": found.spread}, step == stage.steps)
 
     def _write_queries(self, sampling: dict[str, Any], out: Path) -> Path:
         config = self._generating(str(self._out / "_trained" / "documents"), {"decoding": "top_k", **sampling})
@@ -140,5 +141,5 @@ class PipelineSearch(Search):
             **{name: place for name, place in places.items() if place is not None},
             "max_documents": config.max_documents,
             "generate": {**config.generate.model_dump(mode="json"), **sampling},
-            "reranker": {**config.reranker.model_dump(), **learning},
+            "reranker": {**config.reranker.model_dump(), **learning, "judge_by_half": True},
         }

@@ -1,4 +1,5 @@
-"""Searching the re-ranker: nDCG@10 of held-out synthetic documents for their own queries, one fixed set of queries for all."""
+"""Searching the re-ranker: nDCG@10 of held-out synthetic documents for their own queries, one fixed set of queries for all. One half of
+the documents is searched by; by the other the guard of a run with the winner's settings judges."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ class RerankerSearch(Search):
         model = stage.build()
         for step in train(stage, model, config, rung_steps(stage.steps, self.config.rungs)):
             found = Validation.from_log(stage.validate(model))
-            yield Rung({"step": float(step), "score": found.score, "spread": found.spread}, step == stage.steps)
+            yield Rung({"step": float(step), "score": found.choice_score, "spread": found.spread}, step == stage.steps)
 
     def winner(self, values: Values, folder: Path) -> dict[str, Any]:
-        return {"start": self.config.start, "reranker": {**self.config.reranker.model_dump(), **values}}
+        return {"start": self.config.start, "reranker": {**self.config.reranker.model_dump(), **values, "judge_by_half": True}}

@@ -113,6 +113,8 @@ def test_from_start_to_end_and_into_evaluate(folder, capsys, caplog):
         api.compare(config_of(folder, b="bm25"))
     with pytest.raises(FolderError, match=r"shown: the folder has 5, this command 6"):
         api.compare(config_of(folder, shown=6))
+    with pytest.raises(FolderError, match=r"share: the folder has 0\.6, this command 0\.75"):
+        api.compare(config_of(folder, share=0.75))
 
     done = compare_with(one_of_ones_own_and_the_end, api.compare, config)
     assert (done["ended"], done["a"], done["b"]) == (True, config.a, config.b) and "exit_code" not in done

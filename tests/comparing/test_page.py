@@ -78,9 +78,8 @@ async def sit(page, url, server, session):
 
     await page.click("#interim summary")
     wins = judgments.wins("a"), judgments.wins("b")
-    text = await page.wait_for("document.getElementById('interim-text').textContent.includes('p =') && document.body.innerText")
-    p = preference(*wins).p
-    assert f"One is better {max(wins)} times, the other {min(wins)} (exact sign test of the first {sum(wins)}: p = {p:.3f})." in text
+    text = await page.wait_for("document.getElementById('interim-text').textContent.includes('One is') && document.body.innerText")
+    assert f"One is better {max(wins)} times, the other {min(wins)} (the test is made once as many are judged as planned)." in text
     assert "9 judged, 1 of them ties; 8 of 199 without a tie." in text
     await page.click("#interim summary")
 

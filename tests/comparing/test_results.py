@@ -42,6 +42,7 @@ def test_the_verdict_follows_from_test_and_plan(folder, tmp_path, said, verdict,
     assert ("still holds" in verdict) <= (told["low"] <= 0.1 or told["high"] >= 0.9)
     assert told["tested"] == min(decided, 12)
     assert (told["tested"] == 12 and told["p"] < 0.05) == told["verdict"].endswith("is better")
+    assert (before["p"], before["tested"]) == ((told["p"], 12) if decided >= 12 else (None, 0)), "no look before the plan is full"
     blind = {"wins_a", "wins_b", "share_b", "low", "high"}
     assert not blind & set(before) and not (blind | {"p"}) & set(counts)
     assert before["verdict"] == verdict.replace("A is", "one is")

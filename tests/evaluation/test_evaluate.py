@@ -68,6 +68,15 @@ def test_a_run_that_was_asked_a_subset_is_measured_on_that_subset(files):
     assert found["differences"]["R@10"]["queries"] == 3
 
 
+def test_two_runs_that_were_asked_no_query_in_common_are_not_compared(files):
+    for name, query in (("one", "q1"), ("other", "q2")):
+        (files / name).mkdir()
+        write_trec(files / name / "_run.trec", {query: GOOD[query]})
+        write_queries_beside(files / name, [query])
+    with pytest.raises(InputError, match="no judged query that both were asked"):
+        command(files, run="one/_run.trec", against="other/_run.trec")
+
+
 def test_a_run_of_another_collection_is_refused(files):
     write_trec(files / "strange.trec", {"x1": {"a": 1.0}})
     with pytest.raises(InputError, match=r"strange\.trec and .*qrels\.tsv share no query \(one has 'x1', the other 'q0'\)"):

@@ -13,7 +13,7 @@ from readqg.generator.few_shot import instruction
 from readqg.generator.model import Generator
 from readqg.generator.prompts import SoftPrompt
 from readqg.generator.training import GeneratorTraining
-from tests.builders import tiny_llama
+from tests.builders import tiny_llama, tiny_t5
 from tests.generator.pairs import pair_row, write_pairs
 
 
@@ -44,6 +44,20 @@ def test_queries_do_not_depend_on_the_relevance(tmp_path):
     assert found[0].log_likelihood == pytest.approx(found[1].log_likelihood, abs=1e-5)  # its last bits hang on the place in the batch
 
 
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_what_follows_the_document_asks_for_a_query(tmp_path, kind):
+    config = _config(tmp_path)
+    if kind == "t5":
+        config = config.model_copy(update={"backbone": str(tiny_t5(tmp_path / "t5"))})
+    api.few_shot(config)
+    generator = Generator.load(config.backbone, config.out, torch.device("cpu"), torch.float32)
+    backbone = generator.backbone
+    cue = [*backbone.token_ids("\nRelevant Query:"), *([backbone.end_id] if kind == "t5" else [])]
+    embedded, mask = generator.embed_documents(torch.tensor([[5, 6]]), torch.ones(1, 2), torch.tensor([1.0]))
+    assert mask.all() and torch.equal(embedded[0, -len(cue):], backbone.embed(torch.tensor(cue)))
+    assert SoftPrompt.load(config.out).facts.conditioned_on == "examples"
+
+
 def test_too_few_short_documents_are_refused(tmp_path):
     with pytest.raises(InputError, match="0 documents of at most 2 words"):
         api.few_shot(_config(tmp_path, example_words=2))
@@ -67,6 +81,7 @@ def test_the_control_without_relevance_sees_positives_alone_under_r_1(tmp_path, 
     loss, _ = stage.loss(model, stage.batch(0))
     loss.backward()
     assert torch.isfinite(loss)
+    assert model.prompts.facts.conditioned_on == "nothing"
     assert model.prompts.relevance.plus.grad.abs().sum() > 0 and not model.prompts.relevance.minus.grad.any()
     assert set(stage.validate(model)) == {"positive_own", "positive_swapped"}
 

@@ -1,5 +1,8 @@
 """Likelihood ratios of generated queries, and what training makes of them."""
 
+import json
+import shutil
+
 import pyarrow as pa
 import pytest
 
@@ -75,7 +78,9 @@ def test_a_ratio_that_is_not_finite_is_an_error(place, tmp_path):
     stage.load()
     for parameter in stage._model.parameters():
         parameter.data.fill_(float("nan"))
-    found = compute_shard(stage, stage.prepare(stage.read(0))).table.to_pylist()
+    result = compute_shard(stage, stage.prepare(stage.read(0)))
+    found = result.table.to_pylist()
+    assert (result.inputs, result.errors) == (5, 4), "an input is a query, not a document"
     assert {row["ratio"] for row in found} == {None}
     assert [row["error"] for row in found] == ["the likelihood ratio is nan"] * 3 + [None, "too long"]
 
@@ -83,6 +88,12 @@ def test_a_ratio_that_is_not_finite_is_an_error(place, tmp_path):
 def test_prompts_that_know_no_relevance_are_refused(place, tmp_path):
     with pytest.raises(ModelError, match="know no relevance"):
         stage_of(place, tmp_path / "out", prompts=str(place / "few-shot"))
+    shutil.copytree(place / "prompts", tmp_path / "unconditional")
+    facts = json.loads((tmp_path / "unconditional" / "prompts.json").read_text())
+    assert facts["conditioned_on"] == "relevance"
+    (tmp_path / "unconditional" / "prompts.json").write_text(json.dumps({**facts, "conditioned_on": "nothing"}))
+    with pytest.raises(ModelError, match="know no relevance"):
+        stage_of(place, tmp_path / "out", prompts=str(tmp_path / "unconditional"))
 
 
 def judged(tmp_path, rows, filters, negative="generated"):

@@ -88,6 +88,25 @@ def test_a_step_scores_all_other_pairs_and_trains_on_the_chosen_ones():
     assert work.scored == pytest.approx(56 * pair + 2 * 1 * 21 * pair)
 
 
+def test_workers_share_a_batch_and_no_more_than_it_has_documents():
+    work = stage("train", corpus(documents=8000))
+    one, eight, many = (estimate(work, 8000, Machine("m", RATES, workers=n), 100) for n in (1, 8, 64))
+    assert (one.workers, eight.workers, many.workers) == (1, 8, 8)
+    fixed = RATES.seconds(work, 8000)[1] / 3600
+    assert eight.hours - fixed == pytest.approx((one.hours - fixed) / 8) and many.hours == eight.hours
+    alone, apart = (estimate(work, 8000, Machine("m", RATES, workers=8, per_node=n, failures_per_node_hour=0.01), 100) for n in (8, 1))
+    assert apart.lost_hours > 7 * alone.lost_hours > 0, "any of eight nodes ends the step"
+
+
+def test_the_validation_after_the_last_step_counts_too():
+    settings = {"batch": 8, "epochs": 1, "held_out_max": 1}
+    config = make(RunConfig, {"reranker": settings, "train": {"validate_steps": 3}})
+    seldom = make(RunConfig, {"reranker": settings, "train": {"validate_steps": 4}})
+    more = stage("train", corpus(documents=57), config).scored - stage("train", corpus(documents=57), seldom).scored
+    assert stage("train", corpus(documents=57), config).units == 7
+    assert more == pytest.approx(21 * corpus().pair_tokens(RunConfig().reranker.max_length, 12)), "at 0, 3, 6, 7 and at 0, 4, 7"
+
+
 def test_ranking_reads_the_pairs_of_the_start_and_of_the_tuned_model():
     config = make(RunConfig, {"retrieve": {"top_k": 20}, "max_queries": 10})
     assert stage("rank", config=config).units == 2 * 10 * 20

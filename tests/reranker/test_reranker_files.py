@@ -92,7 +92,8 @@ def test_the_card_says_what_the_guard_says(saved):
 @pytest.mark.parametrize(("settings", "said"), [
     ({}, "| loss | Eq. 5 + 1.0 x Eq. 6 (sign paper, activation identity, negative pair query_query, margin 0.0), negatives asked at "
          "r = 0.0 of"),
-    ({"negative": "other_document"}, "margin 0.0) of"),
+    ({"negative": "other_document"}, "margin 0.0), as n another document's positive query, a placebo of"),
+    ({"round_trip": 3, "search": "cached"}, "| `round_trip` | 3 |\n| `search` | cached |\n"),
     ({"w_mr": 0.0}, "| loss | Eq. 5 alone (positives only) of"),
     ({"w_mr": 0.0, "graded": 2}, "| loss | Eq. 5 + 1.0 x the order of 2 further queries a document by r of"),
     ({"w_mr": 0.0, "mined": 4, "mined_by": "negative"}, "alone (positives only), 4 documents a query mined by the negative of"),

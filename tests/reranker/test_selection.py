@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from readqg.corpus import Documents
 from readqg.errors import InputError
-from readqg.reranker.selection import HeldOut, Validation, announce, guard, read_verdict, verdict_from_log
+from readqg.reranker.selection import HeldOut, Validation, announce, for_choosing, guard, read_verdict, verdict_from_log
 from tests.reranker.corpus import write_documents
 
 
@@ -130,6 +130,13 @@ def test_the_verdict_is_on_the_best_validation_after_the_start():
     ]
     verdict = verdict_from_log(json.loads(json.dumps(log)))
     assert (verdict.before, verdict.after, verdict.chosen_among) == (0.6, 0.9, 2)
+
+
+def test_where_something_else_was_chosen_by_them_one_half_judges_though_there_was_one_validation():
+    log = [{"step": step, "validation": _validation(*values).to_log()} for step, values in ((0, [0.5] * 10), (9, [0.9] * 10))]
+    assert (verdict_from_log(log).held_out_documents, verdict_from_log(log, by_half=True).held_out_documents) == (10, 5)
+    chosen = Validation.from_log(log[0]["validation"]).ndcg.keys()
+    assert len(for_choosing(chosen)) == 5
 
 
 def test_a_better_start_stays_named_though_trained_weights_are_kept():

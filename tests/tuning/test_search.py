@@ -133,7 +133,7 @@ def test_a_trial_of_the_pipeline_is_judged_on_queries_that_it_did_not_write(tmp_
     written = set(pq.read_table(folder / "queries")["doc_id"].to_pylist())
     assert len(held_out) == 2 and len(written) == 10 and not held_out & written
     run = c.make(c.RunConfig, search.winner(values, folder))
-    assert (run.generate.temperature, run.generate.top_k, run.reranker.learning_rate) == (1.1, 5, 1e-3)
+    assert (run.generate.temperature, run.generate.top_k, run.reranker.learning_rate) == (1.1, 5, 1e-3) and run.reranker.judge_by_half
 
 
 def trial(root, number, scores, status):
