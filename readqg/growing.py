@@ -27,7 +27,7 @@ from readqg.errors import ConfigError, FolderError
 from readqg.evaluation.charts import signed
 from readqg.evaluation.significance import bootstrap_interval
 from readqg.places import is_store
-from readqg.reranker.selection import LOG_FILE, Validation, best_validation, for_choosing
+from readqg.reranker.selection import LOG_FILE, Validation, best_validation
 from readqg.shards import write_whole
 from readqg.steps import Steps
 
@@ -129,7 +129,7 @@ def _of_size(config: RunConfig, size: int, first: int) -> RunConfig:
 def _held_out(folder: Path) -> tuple[Validation, Validation]:
     """Start and trained model, on the half that choices are made by."""
     start, trained, _ = best_validation([json.loads(line) for line in (folder / LOG_FILE).read_text().splitlines()])
-    return start.only(for_choosing(start.ndcg)), trained.only(for_choosing(trained.ndcg))
+    return start.choosing(), trained.choosing()
 
 
 def _round(size: int, start: Validation, now: Mapping[str, float], before: Mapping[str, float]) -> Round:

@@ -250,8 +250,11 @@ class RerankerSettings(Settings):
 
     def batches(self, documents: int) -> int:
         """Of a training with queries for so many documents."""
-        trained = documents - self.held_out(documents)
-        return -(-trained // min(self.batch - self.replayed, max(FEWEST_DOCUMENTS - 1, trained))) * self.epochs
+        return -(-(documents - self.held_out(documents)) // self.written_in_batch(documents)) * self.epochs
+
+    def written_in_batch(self, documents: int) -> int:
+        """Documents of a batch that queries were written for, of so many with queries."""
+        return min(self.batch - self.replayed, max(FEWEST_DOCUMENTS - 1, documents - self.held_out(documents)))
 
     @property
     def replayed(self) -> int:

@@ -158,7 +158,7 @@ def training(corpus: Corpus, config: RunConfig, model_bytes: float, taken: int |
     settings = config.reranker
     documents = written_for(corpus, config)
     held_out = settings.held_out(documents)
-    batch = min(settings.batch - settings.replayed, max(2, documents - held_out))
+    batch = settings.written_in_batch(documents)
     steps = taken or settings.batches(documents)
     validations = 1 + -(-steps // (config.train.validate_steps * config.train.accumulation))
     pair = corpus.pair_tokens(settings.max_length, corpus.written_tokens)

@@ -117,7 +117,11 @@ class Validation:
     @property
     def choice_score(self) -> float:
         """The mean over the half of the documents, by a stable hash, that the weights are chosen by."""
-        return self.only(for_choosing(self.ndcg)).score
+        return self.choosing().score
+
+    def choosing(self) -> Validation:
+        """This validation on the half of the documents that choices are made by."""
+        return self.only(for_choosing(self.ndcg))
 
     def only(self, doc_ids: Collection[str]) -> Validation:
         """This validation with no other documents' nDCG; spread and count stay those of all."""
