@@ -24,6 +24,9 @@ class Collection(Settings):
     """Which `qrels/SPLIT.tsv`."""
     half: Literal["scan", "report"] | None = None
     """One half of its judged queries, drawn by a stable hash: choices are made on `scan`, and `report` alone is reported."""
+    drop_zero: bool = False
+    """Take a query's documents that are graded 0 out of its rankings before they are measured: where these are not what assessors found
+    to be off the subject but, as in Cranfield, the one document a query that the query was very probably written from."""
     run: dict[str, Any] = Field(default_factory=dict)
     """Fields of `readqg run` for this collection."""
 

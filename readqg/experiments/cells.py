@@ -101,6 +101,12 @@ def make_prompts(config: TrainGeneratorConfig | FewShotConfig | None, out: str) 
         api.train_generator(config.model_copy(update={"out": out}))
 
 
+def without_zeros(run: runs.Run, qrels: dict[str, dict[str, int]]) -> runs.Run:
+    """A run less the documents that the judgments grade 0 for a query."""
+    return {
+        query: {doc: score for doc, score in found.items() if qrels.get(query, {}).get(doc) != 0} for query, found in run.items()}
+
+
 class CellRun:
     """The folders of one cell, made as they are asked for."""
 
@@ -240,12 +246,12 @@ class CellRun:
         examples = FewShotConfig(pairs=self.cell.pairs or "", out="", backbone=self.config.backbone or SMOLLM2, examples=settings.examples)
         prompts = self.shared / self._named("prompts", examples, {"pairs": self.cell.pairs, "backbone": examples.backbone})
         written = self._written()
-        chosen = self._place("outside", written.name, settings, settings.encoder)
+        stage = OutsideStage(settings, self.steps.documents, open_input(written), self.config.compute)
+        chosen = self._place("outside", stage.inputs(), settings, settings.encoder)
         generate = self.config.generate.model_copy(update={"relevances": (1.0,), "samples": 1, "temperature": settings.temperature})
         whole = {"generate": generate, "prompts": str(prompts), "max_documents": None, "sampling": "hash"}
         queries = self._place("queries", chosen.name, generate, prompts.name, examples.backbone)
         with self._timed("guard", chosen):
-            stage = OutsideStage(settings, self.steps.documents, open_input(written), self.config.compute)
             run_here(stage, OutputFolder.begin(chosen, stage.name, settings.model_dump(), stage.inputs(), stage.models()))
         if not open_input(chosen).rows:  # queries were written for all
             return None
@@ -289,7 +295,10 @@ class CellRun:
         return place
 
     def _values(self, system: str, place: Place, qrels: dict[str, dict[str, int]]) -> pa.Table:
-        found = per_query(qrels, runs.read_run(place), list(MEASURES.values()))
+        run = runs.read_run(place)
+        if self.cell.source.drop_zero:
+            run = without_zeros(run, qrels)
+        found = per_query(qrels, run, list(MEASURES.values()))
         ndcg, recall = (found[name] for name in MEASURES.values())
         rows = [
             {"collection": self.cell.collection, "recipe": self.cell.recipe, "seed": self.cell.seed, "system": system, "query_id": query,

@@ -25,7 +25,7 @@ from readqg.evaluation.metrics import per_query
 from readqg.places import Place
 from readqg.reranker.selection import Validation, guard
 from readqg.runs import read_run, write_trec
-from readqg.shards import InputFolder, open_input, stable_hash, write_whole
+from readqg.shards import InputFolder, fingerprint, open_input, stable_hash, write_whole
 from readqg.stage import ShardStage
 
 MEASURE = "nDCG@10"
@@ -48,10 +48,11 @@ class OutsideStage(ShardStage):
     def __init__(self, settings: GuardSettings, documents: str, written: InputFolder, compute: Compute) -> None:
         self.settings, self.compute_on = settings, compute
         self.documents = Documents.open(documents)
-        self.written = written
+        self._trained = sorted(set(written.read(columns=["doc_id"])["doc_id"].to_pylist()))
 
     def inputs(self) -> dict[str, str]:
-        return {"documents": self.documents.fingerprint, "written": self.written.fingerprint}
+        """Of `written` its documents alone, for which others may be drawn; other queries for the same ones change nothing."""
+        return {"documents": self.documents.fingerprint, "written_for": fingerprint(self._trained)}
 
     def models(self) -> dict[str, str]:
         return {"encoder": models.fingerprint(self.settings.encoder)}
@@ -66,9 +67,8 @@ class OutsideStage(ShardStage):
         self._encoder = BiEncoder(models.resolve(s.encoder), s.pooling, s.max_length, _BATCH_TOKENS, device, torch.float32)
 
     def compute(self, table: pa.Table) -> pa.Table:
-        trained = sorted(set(self.written.read(columns=["doc_id"])["doc_id"].to_pylist()))
-        others = sorted(set(table["doc_id"].to_pylist()).difference(trained), key=lambda doc_id: (stable_hash(doc_id), doc_id))
-        near = self._vectors(trained)
+        others = sorted(set(table["doc_id"].to_pylist()).difference(self._trained), key=lambda doc_id: (stable_hash(doc_id), doc_id))
+        near = self._vectors(self._trained)
         chosen: list[str] = []
         for start in range(0, len(others), self.settings.documents):
             some = others[start:start + self.settings.documents]

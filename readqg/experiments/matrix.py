@@ -35,7 +35,7 @@ from readqg.places import place_of
 from readqg.shards import fingerprint, sha256_file
 from readqg.steps import prompts_of
 
-_FORMAT = 2
+_FORMAT = 3
 """Of a cell's files."""
 _OWN = ("corpus", "out", "split", "until_no_gain")
 """Fields of a run that the experiment sets itself."""
@@ -73,6 +73,7 @@ class Cell:
             "prompts": (_from_here(self.config.prompts) or package_prompts()) if self.uses_prompts and self.prompts is None else None,
             "backbone": _from_here(self.config.backbone), "start": _from_here(self.config.start),
             "source": _from_here(self.source.source), "split": self.source.split, "half": self.source.half,
+            "drop_zero": self.source.drop_zero,
             "train": self.settings.train, "average": self.settings.average,
             **{name: {**settings.model_dump(), "encoder": _from_here(settings.encoder)} for name, settings in self._baseline.items()},
             "own_prompts": None if self.prompts is None else identity(self.prompts),

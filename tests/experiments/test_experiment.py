@@ -98,10 +98,11 @@ def test_every_switch_at_once_and_the_baseline(place, tmp_path, ray_here):  # no
                   "run": {"reranker": {"w_mr": 0}, "fusion": {"weight": "learned"}}},
         "searching": {"trainer": "bi_encoder", "bi_encoder": {"encoder": encoder, "loss": "margin_mse", "range_max": 8, "batch": 8},
                       "run": {"reranker": {"w_mr": 0}}},
+        "few-shot": {"few_shot": {"examples": 1}, "run": {"generate": {"relevances": [1.0]}, "reranker": {"w_mr": 0}}},
     }
     (tmp_path / "matrix.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     out = tmp_path / "out"
-    assert api.experiment(ExperimentConfig(file=str(tmp_path / "matrix.yaml"), out=str(out)))["done"] == 3
+    assert api.experiment(ExperimentConfig(file=str(tmp_path / "matrix.yaml"), out=str(out)))["done"] == 4
     folders = {p.name.split("-")[0]: p for p in (out / "shared").iterdir() if p.is_dir()}
     assert {"chosen", "queries", "select", "round", "ratio", "reranker", "baseline", "fused", "dense", "first", "bi",
             "searched"} <= folders.keys()
@@ -122,10 +123,12 @@ def test_every_switch_at_once_and_the_baseline(place, tmp_path, ray_here):  # no
     assert mined["guard"]["use"] in ("start", "tuned") and mined["operations"] is None and facts["operations"]["flops"] > 0
     searching = json.loads((out / "cells/small/searching/0/facts.json").read_text())
     assert searching["guard"] is None and searching["operations"] is None and searching["seconds"]["train"] > 0
+    few_shot = json.loads((out / "cells/small/few-shot/0/facts.json").read_text())
+    assert few_shot["outside"] is None and few_shot["seconds"].keys() >= {"prompts", "generate", "train"}
     candidates, found = (runs.read_run(folders[name]) for name in ("first", "dense"))
     assert candidates.keys() == found.keys() and all(len(documents) <= 10 for documents in candidates.values())
     made = inodes(out)
-    assert api.experiment(ExperimentConfig(file=str(tmp_path / "matrix.yaml"), out=str(out)))["done"] == 3 and inodes(out) == made
+    assert api.experiment(ExperimentConfig(file=str(tmp_path / "matrix.yaml"), out=str(out)))["done"] == 4 and inodes(out) == made
 
 
 @pytest.mark.timeout(600)

@@ -9,7 +9,7 @@ import yaml
 
 from readqg import cli, sample
 from readqg.errors import ConfigError
-from readqg.experiments.cells import VALUES, CellRun, folder_of, is_done
+from readqg.experiments.cells import VALUES, CellRun, folder_of, is_done, without_zeros
 from readqg.experiments.matrix import cells_of, read_matrix
 from readqg.experiments.results import by_row, contrasts, guards, summarise
 from readqg.places import place_of
@@ -37,6 +37,11 @@ def test_cells_come_in_the_order_of_value_with_later_layers_winning(tmp_path):
     assert [by_name[name].rank.max_length for name in ("a/base/0", "b/base/0", "b/other/0")] == [128, 64, 32]
     assert by_name["a/other/1"].reranker.w_mr == 0 and by_name["a/other/1"].reranker.epochs == 1
     assert (by_name["a/base/1"].generate.seed, by_name["a/base/1"].reranker.seed, by_name["a/base/1"].max_documents) == (1, 1, 4)
+
+
+def test_a_collection_s_documents_of_grade_0_may_be_taken_out_of_its_rankings():
+    run = {"q": {"d1": 3.0, "d2": 2.0, "d3": 1.0}, "other": {"d1": 1.0}}
+    assert without_zeros(run, {"q": {"d1": 0, "d2": 1}}) == {"q": {"d2": 2.0, "d3": 1.0}, "other": {"d1": 1.0}}
 
 
 def test_a_recipe_may_have_fewer_seeds(tmp_path):
