@@ -1,24 +1,30 @@
 """Cross-encoders: load any sequence-classification folder with one label and score text pairs to raw logits.
 
 Labels, re-ranking, filtering and judging all score through `CrossEncoderScorer`; training takes the same model from `load_model`.
-Two things differ from `sentence_transformers.CrossEncoder.predict`, which it equals in float32: every distinct text is
-tokenised once, however many pairs it is in; and a bfloat16 model keeps its pooler and classifier in float32, since bfloat16
-has about three significant digits, at which the logits of neighbouring documents tie.
+Three things differ from `sentence_transformers.CrossEncoder.predict`, which it equals in float32: every distinct text is
+tokenised once, however many pairs it is in; the last layer makes the one state that is read of it; and a bfloat16 model keeps
+its pooler and classifier in float32, since bfloat16 has about three significant digits, at which the logits of neighbouring
+documents tie.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MethodType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from readqg.batching import run_batches, tokens_for
 from readqg.errors import ModelError
 from readqg.tokenizing import EncodedPairs, PairTokenizer
+
+_BERT_LIKE = frozenset({"bert", "camembert", "electra", "roberta", "xlm-roberta"})
+"""Models of BERT's layers whose heads read the first token's state, and no other."""
 
 
 def load_model(folder: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -41,7 +47,26 @@ def load_model(folder: str, device: torch.device | str = "cpu", dtype: torch.dty
                          "this is not a trained cross-encoder. Give one with a classification head.")
     if dtype != torch.float32:
         _lower_body(model, dtype)
+    if config.model_type in _BERT_LIKE and model.config._attn_implementation == "sdpa":
+        last = model.base_model.encoder.layer[-1]
+        last.forward = MethodType(_first_token_alone, last)
     return model.to(device).eval()
+
+
+def _first_token_alone(
+    layer: Any, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *_: Any, **__: Any
+) -> torch.Tensor:
+    """The forward pass of a BERT layer for its first token: (texts, tokens, width) to (texts, 1, width). The others are but keys
+    and values of its attention, so a sixth of the layer's products are left."""
+    attention, first = layer.attention, hidden_states[:, :1]
+    heads = attention.self
+    shape = (len(hidden_states), -1, heads.num_attention_heads, heads.attention_head_size)
+    query, key, value = (project(states).view(shape).transpose(1, 2) for project, states in (
+        (heads.query, first), (heads.key, hidden_states), (heads.value, hidden_states)))
+    mask = None if attention_mask is None else attention_mask[..., :1, :]
+    read = scaled_dot_product_attention(query, key, value, mask, dropout_p=heads.dropout.p if heads.training else 0.0)
+    state: torch.Tensor = layer.feed_forward_chunk(attention.output(read.transpose(1, 2).flatten(2), first))
+    return state
 
 
 def _lower_body(model: PreTrainedModel, dtype: torch.dtype) -> None:

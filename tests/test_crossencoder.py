@@ -1,6 +1,7 @@
 """Cross-encoders: the same logits as sentence-transformers, in float32 and close to them in bfloat16."""
 
 import os
+from copy import deepcopy
 from functools import cache
 
 import numpy as np
@@ -124,6 +125,24 @@ def test_scores_equal_sentence_transformers_in_float32(tmp_path, kind):
     assert scores.dtype == np.float32 and scores.shape == (len(PAIRS),)
     assert np.std(expected) > 1e-2
     np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "electra"])
+def test_the_last_layer_makes_the_first_tokens_state_alone_and_gradients_are_the_plain_models(tmp_path, kind):
+    folder = str(build(kind, tmp_path))
+    ours, plain = load_model(folder), AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    copied, shapes = deepcopy(ours), []
+    ours.base_model.encoder.layer[-1].register_forward_hook(lambda _layer, _args, out: shapes.append(tuple(out.shape)))
+    tokenize = PairTokenizer(folder, 60)
+    batch = tensors(tokenize.padded(tokenize(PAIRS), range(len(PAIRS))), "cpu")
+    for model in (ours, plain):
+        model(**batch).logits.square().sum().backward()
+    assert shapes == [(len(PAIRS), 1, 32)]
+    for (name, own), theirs in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, theirs.grad, rtol=1e-4, atol=1e-4, msg=name)
+    with torch.no_grad():
+        copied.base_model.encoder.layer[-1].output.dense.weight.zero_()
+        assert not torch.allclose(copied(**batch).logits, ours(**batch).logits), "a copy has its own layer"
 
 
 @pytest.mark.parametrize("kind", ["bert", *ARCHITECTURES])
