@@ -112,6 +112,18 @@ def test_what_lies_in_few_parts_needs_no_copy(corpus, cache, tmp_path):
     assert len(copies(cache)) == 1
 
 
+def test_what_is_read_in_turn_does_not_stay_in_memory(corpus, cache):
+    """A worker that goes through a corpus once would hold 64 parts of it."""
+    found = Documents.open(corpus)
+    held = []
+    before = pa.total_allocated_bytes()
+    for first in range(0, len(IDS), 5):
+        assert found.read(first, first + 5)["doc_id"].to_pylist() == IDS[first : first + 5]
+        held.append(pa.total_allocated_bytes() - before)
+    assert max(held) < 3 * max(held[:2])
+    assert len(list(found)) == len(IDS) and pa.total_allocated_bytes() - before < 3 * max(held[:2])
+
+
 def test_batches_are_bounded(corpus, cache, monkeypatch):
     expected = Documents.open(corpus).take(range(len(IDS)))
     monkeypatch.setattr(mapped, "_BATCH_BYTES", 2000)

@@ -1,6 +1,7 @@
 """`readqg run` from a corpus to a report, with tiny models on a real local Ray."""
 
 import json
+import shutil
 
 import pytest
 
@@ -53,8 +54,17 @@ def run(place, out, *more, grid=0):
 
 @pytest.fixture(scope="module")
 def out(place, ray_here):
-    assert run(place, place / "out", grid=2) == 0
+    assert run(place, place / "out") == 0
     return place / "out"
+
+
+def verified(out, capsys):
+    """How many folders `readqg verify` found in order."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["verify", str(out), "--json"])
+    assert stop.value.code == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])["folders"]
 
 
 @pytest.mark.slow
@@ -83,15 +93,22 @@ def test_queries_made_elsewhere_take_the_place_of_generated_ones(place, tmp_path
 
 
 def test_every_stage_leaves_its_folder_and_verifies(out, capsys):
-    for name in ("corpus/documents", "corpus/queries", "corpus/judgments", "bm25", "queries", "reranker", "start", "tuned", "tuned-fused",
-                 "grid/2/queries", "grid/2/start", "grid/2/tuned"):
+    for name in ("corpus/documents", "corpus/queries", "corpus/judgments", "bm25", "queries", "reranker", "start", "tuned", "tuned-fused"):
         assert (out / name / "_SUCCESS").exists(), name
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["verify", str(out), "--json"])
-    assert stop.value.code == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["folders"] == 13
+    assert verified(out, capsys) == 10
 
 
+@pytest.mark.slow
+def test_a_grid_may_be_asked_for_afterwards(place, out, tmp_path, capsys):
+    whole = shutil.copytree(out, tmp_path / "out")
+    assert run(place, whole, grid=2) == 0
+    for name in ("grid/2/queries", "grid/2/start", "grid/2/tuned"):
+        assert (whole / name / "_SUCCESS").exists(), name
+    assert verified(whole, capsys) == 13
+    assert json.loads((whole / "summary.json").read_text())["grid"] == "grid/2"
+
+
+@pytest.mark.slow
 def test_a_grid_with_a_bad_document_is_shown_all_the_same(place, tmp_path, ray_here):
     """With the usual share of errors, which is a tenth."""
     texts = ["the wing of a plane", "", "heat in a layer"]

@@ -86,6 +86,7 @@ def test_a_second_signal_ends_at_once():
     assert (said, complained, program.returncode) == ("", "", 130)
 
 
+@pytest.mark.slow
 def test_a_signal_in_a_wait_of_ray_is_the_same():
     """Ray turns whatever a handler raises in its waits into a `KeyboardInterrupt` of its own."""
     program = started(WAITS_IN_RAY)

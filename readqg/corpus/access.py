@@ -25,6 +25,7 @@ from readqg.places import Place, place_of
 from readqg.shards import InputFolder, open_input, sha256_file, stable_hash, write_whole
 
 _PARTS_IN_MEMORY = 64
+_PARTS_IN_TURN = 2
 
 
 def read_texts(path: str | Place) -> dict[str, str]:
@@ -82,8 +83,9 @@ class Documents:
     """Random access to documents by id; iterating gives {doc_id, title, text} in corpus order.
 
     Pickled as its path: a worker opens it anew, once a process. In memory: the ids once they are asked for, and of an imported folder
-    the last 64 parts read; of a raw file everything. Where ids asked for lie in more parts than that, the texts come from a copy on
-    this machine's disk that is laid out for it, and the ids too (`readqg.corpus.mapped`)."""
+    the last 64 parts that rows were taken from, and the last two that were read in turn; of a raw file everything. Where ids asked for
+    lie in more than 64 parts, the texts come from a copy on this machine's disk that is laid out for it, and the ids too
+    (`readqg.corpus.mapped`)."""
 
     def __init__(self, path: Place, fingerprint: str, content: pa.Table | InputFolder) -> None:
         self.path = path
@@ -91,9 +93,11 @@ class Documents:
         """Identifies the content."""
         self._folder = content if isinstance(content, InputFolder) else None
         self._starts = content.starts if isinstance(content, InputFolder) else [0, content.num_rows]
-        self._read: Callable[[int], pa.Table] = lambda part: content
-        if isinstance(content, InputFolder):
-            self._read = lru_cache(maxsize=_PARTS_IN_MEMORY)(lambda part: content.read_part(part, COLUMNS))
+        self._read: Callable[[int], pa.Table] = lambda part: content if isinstance(content, pa.Table) else content.read_part(part, COLUMNS)
+        self._read_in_turn = self._read
+        if self._folder is not None:
+            self._read_in_turn = lru_cache(maxsize=_PARTS_IN_TURN)(self._read)
+            self._read = lru_cache(maxsize=_PARTS_IN_MEMORY)(self._read)
         self._asked: set[int] = set()
 
     @classmethod
@@ -133,14 +137,14 @@ class Documents:
 
     def __iter__(self) -> Iterator[dict[str, str]]:
         for part in range(len(self._starts) - 1):
-            yield from self._read(part).to_pylist()
+            yield from self._read_in_turn(part).to_pylist()
 
     def read(self, start: int, stop: int) -> pa.Table:
         """Rows `start` to `stop` (exclusive): doc_id, title, text."""
         tables = []
         for part, (low, high) in enumerate(pairwise(self._starts)):
             if max(start, low) < min(stop, high):
-                tables.append(self._read(part).slice(max(start - low, 0), min(stop, high) - max(start, low)))
+                tables.append(self._read_in_turn(part).slice(max(start - low, 0), min(stop, high) - max(start, low)))
         return pa.concat_tables(tables) if tables else SCHEMAS["documents"].empty_table()
 
     def texts(self, ids: Sequence[str]) -> list[str]:

@@ -87,6 +87,7 @@ def test_a_token_in_the_home_folder_turns_authentication_on(tmp_path, monkeypatc
     assert access.sends_token()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_token")
 def test_a_ray_of_ones_own_gets_a_token_that_is_on_no_disk_and_two_at_once_get_two(tmp_path):
     """In processes of their own, on a machine where nobody has made a token yet: where both write one, one of them is refused."""

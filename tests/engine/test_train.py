@@ -137,6 +137,7 @@ def test_ctrl_c_ends_a_training_whose_workers_do_not_come(tmp_path, monkeypatch)
     assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"], "nothing is kept for them"
 
 
+@pytest.mark.slow
 def test_a_killed_worker_goes_on_from_its_checkpoint_to_the_same_weights(unbroken, tmp_path):
     (tmp_path / "marks").mkdir()
     train.run(Line(deadly=(15,), marks=str(tmp_path / "marks")), LineConfig(out=str(tmp_path / "out")))
@@ -161,7 +162,8 @@ def test_workers_that_come_to_no_checkpoint_end_the_run(tmp_path):
     assert begun(tmp_path) == [0] * 4
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_that_would_come_again_ends_the_run_at_once(tmp_path, workers):
     stage = Line(unusable=2, marks=str(tmp_path))
     with pytest.raises(InputError, match="batch 2 cannot be used"):
