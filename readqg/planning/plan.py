@@ -150,7 +150,8 @@ def _memory(stage: Estimate, corpus: Corpus, config: PlanConfig, found: Calibrat
         case "generate" | "ratio":
             return _PROCESS_BYTES + ids + 4 * found.generator_parameters * 1.3 + config.generate.batch_tokens * 40_000
         case "train":
-            return _PROCESS_BYTES + ids + 4 * found.scorer_bytes + 1.0 * _GIB  # weights, gradients, two moments; activations
+            kept = stage.work.trained / stage.work.units / stage.workers * found.scorer_token_bytes
+            return _PROCESS_BYTES + ids + 4 * found.scorer_bytes + kept  # weights, gradients, two moments
         case _:
             return max(_PROCESS_BYTES + ids + 2 * found.scorer_bytes, _measured() if config.machine == "here" else 0.0)
 

@@ -5,11 +5,14 @@ import math
 import random
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import BertConfig, BertForSequenceClassification
 
 from readqg.config import RunConfig, make
 from readqg.errors import InputError
+from readqg.planning.calibrate import _kept_bytes
 from readqg.planning.machine import ACCELERATORS, Machine, Rates, assumed_rates, estimate
 from readqg.planning.plan import _larger_shards
 from readqg.planning.work import Corpus, Work, not_counted, work_of
@@ -197,3 +200,21 @@ def test_rates_come_back_from_their_file_and_others_are_refused(tmp_path):
     (tmp_path / "rates.json").write_text(json.dumps({**RATES.__dict__, "start_s": -1}))
     with pytest.raises(InputError, match=r"above 0.*--save-rates"):
         Rates.read(tmp_path / "rates.json")
+
+
+def test_what_a_forward_pass_is_said_to_keep_is_what_autograd_saves():
+    """Embeddings and head, which the count leaves out, are small beside eight layers."""
+    config = BertConfig(vocab_size=50, hidden_size=48, num_hidden_layers=8, num_attention_heads=4, intermediate_size=192, num_labels=1,
+                        max_position_embeddings=96, attn_implementation="eager")
+    model = BertForSequenceClassification(config).train()
+    own, saved = {parameter.data_ptr() for parameter in model.parameters()}, {}
+
+    def keep(tensor):
+        if tensor.data_ptr() not in own:
+            saved[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = model(torch.randint(50, (5, 96))).logits
+    assert sum(saved.values()) / (5 * 96) == pytest.approx(_kept_bytes(config, 96), rel=0.2)
+    del logits
