@@ -239,6 +239,7 @@ def test_a_second_driver_is_refused_while_the_first_trains(tmp_path):
         train.run(Line(), LineConfig(out=str(out)))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_a_number_stops_the_run_with_what_to_change(tmp_path):
     with pytest.raises(RunError, match=r"collapsed at step 4: the loss is nan.*Lower learning_rate \(0.01 now\), and give"):
         train.run(Line(steps=8, broken=4), LineConfig(out=str(tmp_path / "out")))

@@ -41,6 +41,7 @@ def test_a_search_finds_ends_early_and_leaves_table_page_and_winner(tmp_path):
 
 
 @pytest.mark.usefixtures("ray_here")
+@pytest.mark.slow
 def test_a_trial_that_fails_costs_one_trial_and_is_not_tried_again(tmp_path):
     settings = config(tmp_path, trials=3, fail_above=0.6)
     tune.search(toys.Hill(settings), settings)
