@@ -28,7 +28,8 @@ _BERT_LIKE = frozenset({"bert", "camembert", "electra", "roberta", "xlm-roberta"
 
 
 def load_model(folder: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A cross-encoder in evaluation mode, its body in `dtype`, its pooler and classifier in float32.
+    """A cross-encoder in evaluation mode, its body in `dtype`, its pooler and classifier in float32. Of BERT-like models
+    `last_hidden_state` is the first token's alone, whatever attention is set later.
 
     Raises `ModelError` where the folder holds no safetensors, another kind of model, or another number of labels than one."""
     try:
@@ -47,7 +48,7 @@ def load_model(folder: str, device: torch.device | str = "cpu", dtype: torch.dty
                          "this is not a trained cross-encoder. Give one with a classification head.")
     if dtype != torch.float32:
         _lower_body(model, dtype)
-    if config.model_type in _BERT_LIKE and model.config._attn_implementation == "sdpa":
+    if config.model_type in _BERT_LIKE and not config.is_decoder and model.config._attn_implementation == "sdpa":
         last = model.base_model.encoder.layer[-1]
         last.forward = MethodType(_first_token_alone, last)
     return model.to(device).eval()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sentence_transformers import CrossEncoder
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     BertForSequenceClassification,
     BertModel,
@@ -28,6 +29,7 @@ from transformers import (
 
 from readqg.crossencoder import CrossEncoderScorer, load_model, tensors
 from readqg.errors import ModelError
+from readqg.reranker.scoring import TrainingScorer
 from readqg.tokenizing import EncodedPairs, PairTokenizer, _windows, load_tokenizer
 from tests.builders import WORDS, bert_tokenizer, tiny_cross_encoder
 
@@ -143,6 +145,32 @@ def test_the_last_layer_makes_the_first_tokens_state_alone_and_gradients_are_the
     with torch.no_grad():
         copied.base_model.encoder.layer[-1].output.dense.weight.zero_()
         assert not torch.allclose(copied(**batch).logits, ours(**batch).logits), "a copy has its own layer"
+
+
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+def test_in_training_it_is_the_plain_models_too(tmp_path, dtype, within):
+    """As it is trained on a CPU: attention written out, texts padded, under autocast."""
+    folder = str(build("bert", tmp_path))
+    config = AutoConfig.from_pretrained(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    config.save_pretrained(folder)
+    ours, plain = load_model(folder), AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").train()
+    tokenize = PairTokenizer(folder, 60)
+    encoded, rows = tokenize(PAIRS), range(len(PAIRS))
+    found = TrainingScorer(tokenize, 10_000, dtype).with_gradient(ours, encoded, rows)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        expected = plain(**tensors(tokenize.padded(encoded, rows), "cpu")).logits[:, 0]
+    torch.testing.assert_close(found, expected.float(), rtol=0, atol=within)
+
+
+def test_the_last_layers_attention_has_its_dropout_in_training(tmp_path):
+    folder = str(build("bert", tmp_path))
+    AutoConfig.from_pretrained(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5).save_pretrained(folder)
+    model = load_model(folder)
+    model.base_model.encoder.layer[0].attention.self.dropout.p = 0.0
+    tokenize = PairTokenizer(folder, 60)
+    batch = tensors(tokenize.padded(tokenize(PAIRS), range(len(PAIRS))), "cpu")
+    assert not torch.equal(model.train()(**batch).logits, model(**batch).logits)
+    assert torch.equal(model.eval()(**batch).logits, model(**batch).logits)
 
 
 @pytest.mark.parametrize("kind", ["bert", *ARCHITECTURES])

@@ -47,8 +47,8 @@ class Calibration:
     """Without embeddings."""
     scorer_bytes: int
     """All weights in float32."""
-    scorer_token_bytes: float
-    """What a forward pass keeps, for the backward one, of a token of a pair of the greatest length."""
+    kept_bytes: tuple[float, float]
+    """What a forward pass through the cross-encoder keeps, for the backward one, of a token, and of a token and another of its pair."""
 
 
 def calibrate(config: RunConfig, corpus: str, measure: bool = True) -> Calibration:
@@ -89,13 +89,15 @@ def calibrate(config: RunConfig, corpus: str, measure: bool = True) -> Calibrati
     body = [p.numel() for p in scorer.model.parameters()]
     return Calibration(
         facts, rates, _without_embeddings(generator.backbone.lm), _without_embeddings(scorer.model), 4 * sum(body),
-        _kept_bytes(scorer.model.config, config.reranker.max_length))
+        _kept_bytes(scorer.model.config))
 
 
-def _kept_bytes(model: Any, length: int) -> float:
-    """Of a token, in all layers, with attention's weights written out, as they are where it has dropout: Korthikanti et al. (2022), Eq. 1,
-    for elements of four bytes instead of two (autocast keeps most of them in both precisions)."""
-    return float(2 * model.num_hidden_layers * (34 * model.hidden_size + 5 * model.num_attention_heads * length))
+def _kept_bytes(model: Any) -> tuple[float, float]:
+    """In all layers, of a token, and of a token and another that it attends to (where attention's weights are written out, as in training
+    on a CPU): Korthikanti et al. (2022), Eq. 1, for elements of four bytes instead of two, as autocast keeps most of them in both
+    precisions. It is BERT's count; the last layer, of which less is kept, counts as one of the others."""
+    sizes = model.get_text_config()
+    return 2.0 * sizes.num_hidden_layers * 34 * sizes.hidden_size, 2.0 * sizes.num_hidden_layers * 5 * sizes.num_attention_heads
 
 
 def _warn_if_busy() -> None:

@@ -150,8 +150,11 @@ def _memory(stage: Estimate, corpus: Corpus, config: PlanConfig, found: Calibrat
         case "generate" | "ratio":
             return _PROCESS_BYTES + ids + 4 * found.generator_parameters * 1.3 + config.generate.batch_tokens * 40_000
         case "train":
-            kept = stage.work.trained / stage.work.units / stage.workers * found.scorer_token_bytes
-            return _PROCESS_BYTES + ids + 4 * found.scorer_bytes + kept  # weights, gradients, two moments
+            tokens = stage.work.trained / stage.work.units / stage.workers
+            token, other = found.kept_bytes
+            beside = corpus.pair_tokens(config.reranker.max_length, corpus.written_tokens) if config.machine == "here" else 0.0
+            # Weights, gradients, two moments; on an accelerator, what is kept lies in its memory, and fused attention keeps no weights.
+            return _PROCESS_BYTES + ids + 4 * found.scorer_bytes + tokens * (token + beside * other)
         case _:
             return max(_PROCESS_BYTES + ids + 2 * found.scorer_bytes, _measured() if config.machine == "here" else 0.0)
 

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification
 
-from readqg.config import RunConfig, make
+from readqg.config import PlanConfig, RunConfig, make
 from readqg.errors import InputError
-from readqg.planning.calibrate import _kept_bytes
+from readqg.planning.calibrate import Calibration, _kept_bytes
 from readqg.planning.machine import ACCELERATORS, Machine, Rates, assumed_rates, estimate
-from readqg.planning.plan import _larger_shards
+from readqg.planning.plan import _larger_shards, _memory
 from readqg.planning.work import Corpus, Work, not_counted, work_of
 
 RATES = Rates(1000.0, 250.0, 2000.0, 500.0, 1e4, 100.0, 0.0, 10.0, "a test")
@@ -216,5 +217,23 @@ def test_what_a_forward_pass_is_said_to_keep_is_what_autograd_saves():
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = model(torch.randint(50, (5, 96))).logits
-    assert sum(saved.values()) / (5 * 96) == pytest.approx(_kept_bytes(config, 96), rel=0.2)
+    token, other = _kept_bytes(config)
+    assert sum(saved.values()) / (5 * 96) == pytest.approx(token + 96 * other, rel=0.2)
     del logits
+
+
+def test_the_memory_of_training_grows_with_what_one_worker_reads_in_a_step_and_not_with_their_number():
+    def kept(workers=1, machine="here", lengths=(100, 300), **settings):
+        config = make(PlanConfig, {"reranker": settings, "machine": machine})
+        facts = corpus(lengths=lengths)
+        found = Calibration(facts, RATES, 10**8, 10**7, 10**8, (1e6, 1e3))
+        nothing = replace(found, kept_bytes=(0.0, 0.0))
+        there = Machine("m", RATES, workers=workers)
+        taken = estimate(stage("train", facts, config), facts.documents, there, 100)
+        return _memory(taken, facts, config, found) - _memory(taken, facts, config, nothing)
+
+    assert kept(batch=16) == pytest.approx(2 * kept(batch=8))
+    assert kept(workers=2) == pytest.approx(kept() / 2)
+    assert kept(epochs=6) == pytest.approx(kept(epochs=2))
+    assert kept(machine="h100") < kept()
+    assert kept(lengths=(200, 300)) > kept(lengths=(100, 300))
