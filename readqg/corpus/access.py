@@ -93,11 +93,12 @@ class Documents:
         """Identifies the content."""
         self._folder = content if isinstance(content, InputFolder) else None
         self._starts = content.starts if isinstance(content, InputFolder) else [0, content.num_rows]
-        self._read: Callable[[int], pa.Table] = lambda part: content if isinstance(content, pa.Table) else content.read_part(part, COLUMNS)
-        self._read_in_turn = self._read
-        if self._folder is not None:
-            self._read_in_turn = lru_cache(maxsize=_PARTS_IN_TURN)(self._read)
-            self._read = lru_cache(maxsize=_PARTS_IN_MEMORY)(self._read)
+
+        def read(part: int) -> pa.Table:
+            return content.read_part(part, COLUMNS) if isinstance(content, InputFolder) else content
+
+        self._read = lru_cache(maxsize=_PARTS_IN_MEMORY)(read)
+        self._read_in_turn = lru_cache(maxsize=_PARTS_IN_TURN)(read)
         self._asked: set[int] = set()
 
     @classmethod
