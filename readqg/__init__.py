@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # what `__getattr__` gives, for type checkers and editors
         round_trip,
         run,
         score_queries,
+        search,
         select,
         submit,
         train_generator,
@@ -48,8 +49,8 @@ __version__ = "0.1.0"
 __all__ = [
     "RelevanceAwareLoss", "clean", "compare", "coverage", "doctor", "evaluate", "experiment", "export", "few_shot", "fuse", "generate",
     "import_corpus", "import_queries", "inspect", "label", "pairs", "plan", "push", "quality", "rank", "ratio", "retrieve",
-    "retrieve_dense", "round_trip", "run", "score_queries", "select", "submit", "train_generator", "train_reranker", "tune_generator",
-    "tune_pipeline", "tune_reranker", "verify",
+    "retrieve_dense", "round_trip", "run", "score_queries", "search", "select", "submit", "train_generator", "train_reranker",
+    "tune_generator", "tune_pipeline", "tune_reranker", "verify",
 ]
 
 

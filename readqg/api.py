@@ -254,6 +254,15 @@ def doctor(config: c.DoctorConfig) -> Summary:
     return check_up()
 
 
+def search(config: c.SearchConfig) -> Summary:
+    """Search a corpus as the run ranks it: BM25's candidates, the model that it names, BM25's score added.
+
+    Returns the `model`, the `weight` of BM25's score, and `rows`: query, rank, doc_id, score, title, text."""
+    from readqg.searching import search
+
+    return search(config)
+
+
 def inspect(config: c.InspectConfig) -> Summary:
     """Generated queries, the bad ones first: by likelihood, by a judge's score, duplicates, by a pattern.
 

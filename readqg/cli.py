@@ -69,6 +69,7 @@ COMMANDS: dict[str, Command] = {
     "compare": Command(config.CompareConfig, api.compare, "Measures", ("a", "b")),
     "quality": Command(config.QualityConfig, api.quality, "Measures"),
     "experiment": Command(config.ExperimentConfig, api.experiment, "Measures", ("file",), planned=api.experiment_cells),
+    "search": Command(config.SearchConfig, api.search, "Measures", ("folder", "query")),
     "inspect": Command(config.InspectConfig, api.inspect, "Measures", ("queries",)),
     "plan": Command(config.PlanConfig, api.plan, "Measures"),
     "doctor": Command(config.DoctorConfig, api.doctor, "Measures"),

@@ -158,6 +158,13 @@ def _cuts(config: c.RunConfig, documents: int, searched: bool) -> list[str]:
         cuts.append(f"queries written for at most {config.max_documents} documents, {how}")
     if config.queries is not None:
         cuts.append("queries written elsewhere")
+    usual = c.RunConfig.model_construct()
+    read = {"to write queries": ("generate", "document_tokens"), "in training": ("reranker", "max_length"),
+            "in ranking": ("rank", "max_length")}
+    short = [f"{value} tokens {where}" for where, (part, name) in read.items()
+             if (value := getattr(getattr(config, part), name)) < getattr(getattr(usual, part), name)]
+    if short:
+        cuts.append(f"texts cut at {', '.join(short)}")
     if searched and config.max_queries is not None:
         cuts.append(f"at most {config.max_queries} judged queries, drawn by a stable hash")
     if searched and config.retrieve.top_k != 100:

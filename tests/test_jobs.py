@@ -34,5 +34,5 @@ def test_a_script_is_short_and_its_commands_are_of_ray_job_submit(script):
 
 def test_every_stage_has_a_script():
     names = {re.search(r'job\("(.+)"\)', script.read_text())[1] for script in SCRIPTS}
-    alone = {"clean", "compare", "doctor", "evaluate", "inspect", "plan", "push", "submit", "verify"}
+    alone = {"clean", "compare", "doctor", "evaluate", "inspect", "plan", "push", "search", "submit", "verify"}
     assert names == set(cli.COMMANDS) - alone

@@ -3,10 +3,11 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from readqg import cli, pipeline
-from readqg.config import RerankerSettings, RetrieveSettings, RunConfig, TrainGeneratorConfig, make
+from readqg.config import RerankerSettings, RetrieveSettings, RunConfig, TrainGeneratorConfig, make, preset
 from readqg.corpus import Documents, read_texts
 from readqg.errors import ConfigError
 from readqg.generator.backbone import Backbone
@@ -98,6 +99,50 @@ def test_every_stage_leaves_its_folder_and_verifies(out, capsys):
     assert verified(out, capsys) == 10
 
 
+def searched(capsys, *args):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["search", *map(str, args), "--compute.precision", "fp32", "--json"])
+    told, last = capsys.readouterr(), ""
+    return stop.value.code, told.err, json.loads(told.out.splitlines()[-1]) if told.out else last
+
+
+def test_a_search_ranks_as_the_run_did(out, capsys):
+    """Wherever the folder lies by then."""
+    moved = shutil.copytree(out, out.parent / "moved")
+    named = "tuned" if json.loads((out / "summary.json").read_text())["guard"]["use"] == "tuned" else "start"
+    fused, texts = read_run(out / f"{named}-fused"), read_texts(out / "corpus")
+    code, told, found = searched(capsys, moved, texts["q0"], texts["q9"], texts["q3"], "--shown", "4")
+    assert code == 0 and found["weight"] == 0.5
+    for query in ("q0", "q3"):
+        rows = [row for row in found["rows"] if row["query"] == texts[query]]
+        best = sorted(fused[query].values(), reverse=True)[:4]
+        assert [row["score"] for row in rows] == pytest.approx(best, abs=1e-4) and [row["rank"] for row in rows] == [1, 2, 3, 4]
+        assert all(fused[query][row["doc_id"]] == pytest.approx(row["score"], abs=1e-4) for row in rows)
+    assert "zzz" in told and "no document shares a word with it" in told and rows[0]["doc_id"] in told
+    own = found["rows"][0]["text"]
+    assert own in " ".join(told.split())
+
+
+def test_a_search_with_another_model_and_without_bm25(place, out, capsys):
+    text = read_texts(out / "corpus")["q1"]
+    _, _, found = searched(capsys, out, text, "--model", out / "reranker", "--weight", "0", "--shown", "99")
+    tuned = read_run(out / "tuned")["q1"]
+    standing = {row["doc_id"]: row["score"] for row in found["rows"]}
+    assert found["model"] == str(out / "reranker") and standing.keys() == tuned.keys()
+    mean, spread = np.mean(list(tuned.values())), np.std(list(tuned.values()))
+    assert all(standing[doc] == pytest.approx((score - mean) / spread, abs=1e-2) for doc, score in tuned.items())
+
+
+def test_a_search_of_what_is_no_run_says_so(out, tmp_path, capsys):
+    code, told, _ = searched(capsys, tmp_path, "wing")
+    assert code == 1 and "is not what a finished `readqg run` made" in told
+    code, told, _ = searched(capsys, out, " ")
+    assert code == 2 and "a query is empty" in told
+    code, told, _ = searched(capsys, out)
+    assert code == 1 and "What for?" in told
+
+
 @pytest.mark.slow
 def test_a_grid_may_be_asked_for_afterwards(place, out, tmp_path, capsys):
     whole = shutil.copytree(out, tmp_path / "out")
@@ -129,6 +174,9 @@ def test_what_was_not_done_was_not_cut():
     config = RunConfig(corpus="x", max_queries=20, retrieve=RetrieveSettings(top_k=20), max_documents=4)
     whole = pipeline._cuts(config, 9, searched=True)
     assert pipeline._cuts(config, 9, searched=False) == whole[:1] and len(whole) == 3
+    small = make(RunConfig, {"corpus": "x", **preset("small", RunConfig)})
+    said = "texts cut at 128 tokens to write queries, 192 tokens in training, 256 tokens in ranking"
+    assert said in pipeline._cuts(small, 9, searched=True)
 
 
 @pytest.mark.parametrize(("documents", "settings", "warned"), [

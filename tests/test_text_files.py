@@ -96,9 +96,10 @@ def test_html_is_read_as_text(tmp_path):
 
 def test_a_pdf_has_its_title_and_its_pages_in_order(tmp_path):
     do(write(tmp_path / "in", {"a.pdf": pdf_bytes(["First page . . . . . 1", "Second page."], title="The handbook"),
-                               "b.pdf": pdf_bytes(["text"], title="report.docx")}), tmp_path / "out")
+                               "b.pdf": pdf_bytes(["text"], title="report.docx"), "c.pdf": pdf_bytes(["text"], title="print.html"),
+                               "d.pdf": pdf_bytes(["text"], title="Node.js at work")}), tmp_path / "out")
     rows = found(tmp_path / "out")
-    assert rows["a.pdf#1"]["title"] == "The handbook" and rows["b.pdf#1"]["title"] == "b"
+    assert [rows[f"{name}.pdf#1"]["title"] for name in "abcd"] == ["The handbook", "b", "c", "Node.js at work"]
     assert rows["a.pdf#1"]["text"].split() == ["First", "page", "...", "1", "Second", "page."]
 
 
@@ -183,6 +184,13 @@ def test_short_sections_are_joined_to_the_one_before(tmp_path):
     do(source, tmp_path / "out")
     rows = list(found(tmp_path / "out").values())
     assert [row["title"] for row in rows] == ["T", "T: Two"] and rows[0]["text"] == f"{WORDS}\n\nOne\nshort"
+
+
+def test_each_of_several_headings_of_the_first_level_is_a_title_of_its_own(tmp_path):
+    text = f"# Cars\n\n{WORDS}\n\n## Wheels\n\n{WORDS}\n\n# Boats\n\n{WORDS}\n\n## Sails\n\n{WORDS}"
+    do(write(tmp_path / "in", {"a.md": text, "b.md": f"---\ntitle: Both\n---\n{text}"}), tmp_path / "out")
+    titles = [row["title"] for row in found(tmp_path / "out").values()]
+    assert titles == ["Cars", "Cars: Wheels", "Boats", "Boats: Sails", "Both: Cars", "Both: Wheels", "Both: Boats", "Both: Sails"]
 
 
 def test_the_same_command_goes_on_and_a_changed_file_is_refused(tmp_path):

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from readqg.comparing import results
-from readqg.comparing.excerpts import excerpt
 from readqg.comparing.judgments import End, Event, Judgments, Shown, Undo, UnfitError
 from readqg.comparing.rankings import Rankings
 from readqg.config import CompareConfig
 from readqg.errors import InputError
+from readqg.excerpts import excerpt
 from readqg.words import Marker
 
 

@@ -25,6 +25,7 @@ from readqg.config.commands import (
     PlanConfig,
     PushConfig,
     RunConfig,
+    SearchConfig,
     SubmitConfig,
     VerifyConfig,
 )
@@ -164,6 +165,7 @@ __all__ = [
     "ScoreQueriesConfig",
     "ScoreQueriesSettings",
     "ScoreSettings",
+    "SearchConfig",
     "SelectConfig",
     "Settings",
     "SubmitConfig",

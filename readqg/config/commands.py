@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from readqg.config.base import Location, OptionalLocation, Settings, placement
 from readqg.config.exchange import ImportSettings
@@ -64,6 +64,29 @@ class InspectConfig(Settings):
         if self.sort == "score" and self.quality is None:
             raise ValueError("sort score needs quality: give the output of `readqg quality` for these queries")
         return self
+
+
+class SearchConfig(Settings):
+    """A search of your own: BM25's candidates, re-ranked by the model that the run names, BM25's score added."""
+
+    folder: Location
+    """What `readqg run` made (its --out)."""
+    query: tuple[str, ...] = ()
+    """What to search for: a text, or several, each in quotes."""
+    shown: int = Field(10, ge=1)
+    """Documents shown for each."""
+    model: OptionalLocation = None
+    """Another re-ranker (folder or hub name) than the one that the run names."""
+    weight: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Of BM25's score beside the re-ranker's; 0: the re-ranker alone. None: the run's."""
+    compute: Compute = Compute()
+
+    @field_validator("query")
+    @classmethod
+    def _says_something(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(text.strip() for text in value):
+            raise ValueError("a query is empty")
+        return value
 
 
 class CleanConfig(Settings):

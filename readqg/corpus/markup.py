@@ -28,18 +28,22 @@ def plain(text: str) -> TextDocument:
 
 
 def markdown(text: str) -> TextDocument:
-    """A section a heading. The title is that of the front matter, else the first heading."""
+    """A section a heading. The title is that of the front matter, else the first heading; where there is no front matter and several
+    headings are of the first level, each of these is the title of what stands under it."""
     from markdown_it import MarkdownIt
 
     text = text.replace("\r\n", "\n")
     title, body = _front_matter(text)
     sections: list[tuple[str, list[str]]] = [("", [])]
-    in_heading = False
+    parts = [""]  # of each section, the heading of the first level that it is under
+    in_heading = first_level = False
     for token in MarkdownIt("commonmark").enable("table").parse(body):
         if token.type in ("heading_open", "heading_close"):
-            in_heading = token.type == "heading_open"
+            in_heading, first_level = token.type == "heading_open", token.tag == "h1"
         elif token.type == "inline" and in_heading:
-            sections.append((tidy(_inline(token)), []))
+            heading = tidy(_inline(token))
+            sections.append((heading, []))
+            parts.append(heading if first_level else parts[-1])
         elif token.type == "inline":
             sections[-1][1].append(_inline(token))
         elif token.type in ("fence", "code_block"):
@@ -48,7 +52,8 @@ def markdown(text: str) -> TextDocument:
             sections[-1][1].append(_without_tags(token.content))
         else:
             sections[-1][1].append("\n" if token.hidden and token.type == "paragraph_close" else _AFTER.get(token.type, ""))
-    found = [Section(heading, "".join(pieces)) for heading, pieces in sections]
+    several = not title and len(set(parts) - {""}) > 1
+    found = [Section(heading, "".join(pieces), part if several else "") for (heading, pieces), part in zip(sections, parts, strict=True)]
     return TextDocument(title or next((s.heading for s in found if s.heading), ""), found)
 
 

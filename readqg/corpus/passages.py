@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from readqg.config import ImportSettings
 
@@ -22,6 +22,8 @@ class Section:
 
     heading: str
     text: str
+    title: str = ""
+    """Of the part of the file that it is in, where that holds several texts; else empty: the document's is its title."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,14 @@ class TextDocument:
 
 def passages(document: TextDocument, settings: ImportSettings) -> Iterator[Section]:
     """The passages of a document in order; of one with no text, none."""
-    sections = [Section(s.heading, tidy(s.text)) for s in document.sections]
+    sections = [replace(s, text=tidy(s.text)) for s in document.sections]
     if settings.passage_by_heading:
         sections = _joined(sections, settings.passage_min_words)
     else:
         sections = [Section("", "\n\n".join(_with_heading(s) for s in sections))]
     for section in sections:
         for text in cut(section.text, settings.passage_words, settings.passage_overlap_words):
-            yield Section(section.heading, text)
+            yield replace(section, text=text)
 
 
 def cut(text: str, words: int, overlap: int) -> Iterator[str]:
@@ -75,7 +77,7 @@ def _ends(text: str, spans: Sequence[tuple[int, int]], word: int) -> bool:
 
 def _joined(sections: Sequence[Section], least: int) -> list[Section]:
     """Sections without text left out; one with fewer than `least` words joined to the one before it, which keeps its heading."""
-    joined: list[tuple[str, list[str]]] = []
+    joined: list[tuple[Section, list[str]]] = []
     before = 0  # words of the last one
     for section in sections:
         words = _count(section.text)
@@ -85,9 +87,9 @@ def _joined(sections: Sequence[Section], least: int) -> list[Section]:
             joined[-1][1].append(_with_heading(section))
             before += words
         else:
-            joined.append((section.heading, [section.text]))
+            joined.append((section, [section.text]))
             before = words
-    return [Section(heading, "\n\n".join(texts)) for heading, texts in joined]
+    return [replace(first, text="\n\n".join(texts)) for first, texts in joined]
 
 
 def _with_heading(section: Section) -> str:

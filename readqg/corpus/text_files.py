@@ -108,7 +108,8 @@ def _read(name: str, path: Place, settings: ImportSettings) -> Iterator[Line]:
     number = 0
     for number, passage in enumerate(passages(document, settings), 1):
         doc_id = _identifier(name) + (f"#{number}" if cut else "")
-        heading = f"{title}: {passage.heading}" if passage.heading not in ("", title) else title
+        top = passage.title or title
+        heading = f"{top}: {passage.heading}" if passage.heading not in ("", top) else top
         yield Line(number, {"doc_id": doc_id, "title": heading, "text": passage.text}, excerpt=passage.text[:_EXCERPT_CHARS], file=name)
     if not number and not document.bad_pages:
         yield Line(0, None, "holds no text", file=name)

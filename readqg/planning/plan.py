@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import resource
 import sys
@@ -28,6 +29,8 @@ from readqg.steps import Steps
 _GIB = 1024**3
 _PROCESS_BYTES = 1.5 * _GIB  # Python, torch and Ray's part before any weights
 _ID_BYTES = 60  # a document's id and its place, in the driver and in every worker that looks texts up
+log = logging.getLogger("readqg")
+
 _GROWTH = (1, 10, 100)
 
 
@@ -58,7 +61,8 @@ def _imported(config: PlanConfig) -> Iterator[str]:
         yield str(source)
         return
     with TemporaryDirectory(prefix="readqg-plan-") as scratch:
-        Steps(config, place_of(scratch) / "corpus").import_corpus()
+        if Steps(config, place_of(scratch) / "corpus").import_corpus()["rejected"]:
+            log.warning("A plan keeps nothing, that file neither; `readqg import` and `readqg run` keep theirs.")
         yield f"{scratch}/corpus"
 
 

@@ -5,11 +5,13 @@ All text from data goes through Jinja's escaping; the page's policy forbids scri
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import jinja2
 import yaml
+from markupsafe import Markup, escape
 
 import readqg
 from readqg import runs
@@ -82,7 +84,7 @@ def html(out: Place, summary: dict[str, Any]) -> str:
         loader=jinja2.PackageLoader("readqg.evaluation.report", "."), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )
-    environment.filters |= {"signed": signed, "g": lambda value: f"{value:g}"}
+    environment.filters |= {"signed": signed, "with_code": _with_code, "g": lambda value: f"{value:g}"}
     return environment.get_template("report.html.j2").render(page=gather(out, summary), labels=LABELS, version=readqg.__version__)
 
 
@@ -120,8 +122,18 @@ def _growth(summary: dict[str, Any]) -> list[Figure]:
 
 
 def _counts(summary: dict[str, Any]) -> str:
-    counts = {k: v for k, v in summary["corpus"].items() if k in ("documents", "queries", "judgments") and v}
-    return ", ".join(f"{n:,} {name}" for name, n in counts.items())
+    corpus = summary["corpus"]
+    counts = [f"{corpus[name]:,} {name}" for name in ("documents", "queries", "judgments") if corpus.get(name)]
+    if corpus.get("text_files"):
+        counts[0] += f" (passages of {corpus['text_files']:,} files)"
+    if corpus.get("rejected"):
+        counts.append(f"{corpus['rejected']:,} that could not be read are in corpus/_rejected.jsonl")
+    return ", ".join(counts)
+
+
+def _with_code(text: str) -> Markup:
+    """What stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _before_after(per_query: dict[str, dict[str, float]] | None, measures: list[str], learned: Learning) -> Figure | None:

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from readqg.comparing.excerpts import LONG_CHARS, SHORT_CHARS, excerpt
+from readqg.excerpts import LONG_CHARS, SHORT_CHARS, excerpt
 from readqg.words import Marker, tokenizer
 
 TEXTS = st.text(st.sampled_from("aAbBß éñ's’.,-_ \n12flows wing"), max_size=900)

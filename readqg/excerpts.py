@@ -1,4 +1,4 @@
-"""A document as the page shows it: the query's words marked, a short form, and the rest for whoever unfolds it."""
+"""A document as a list of results shows it: the query's words marked, a short form, and the rest for whoever unfolds it."""
 
 from __future__ import annotations
 
