@@ -29,7 +29,7 @@ class RetrieveConfig(RetrieveSettings):
     documents: Location
     """The corpus."""
     queries: Location
-    """What is searched for."""
+    """What is searched for: what `import` reads as queries, or a .txt file of one a line (whose ids are the lines' numbers)."""
     out: Location
     """The run folder to make."""
     max_queries: int | None = Field(None, ge=1)

@@ -68,7 +68,7 @@ UP, DOWN, NONE, WIDE = (0.02, 0.01, 0.03), (-0.02, -0.03, -0.01), (0.001, -0.009
     (_summary(), "Use the tuned model, on synthetic evidence alone", "+3.0 points (95 % interval +1.0 to +5.0, better)"),
     (_summary(documents=9, p=0.03), "Use the tuned model, but the evidence is weak", "too few to tell) on 9 held-out"),
     (_summary(documents=10, p=0.03), "Use the tuned model, on synthetic evidence alone", "better) on 10 held-out"),
-    (_summary("start", p=0.0625), "Keep the start", "(95 % interval +1.0 to +5.0, too few to tell) on 30 held-out"),
+    (_summary("start", p=0.0625), "Keep the start, for no gain is shown", "(95 % interval +1.0 to +5.0, too few to tell) on 30 held-out"),
     (_summary(held_out=(0.03, -0.001, 0.06), p=0.04), "Use the tuned model, on synthetic evidence alone", "+6.0, better) on 30 held-out"),
 ])
 def test_one_sentence_says_what_to_use_and_how_sure_that_is(summary, advice, says):

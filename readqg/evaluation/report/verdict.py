@@ -117,7 +117,8 @@ def _advice(guard: Mapping[str, Any], held_out: Evidence, judged: str | None, fu
     if judged is None:
         weak = held_out.count < _FEWEST
         tuned = f"Use the tuned model, {'but the evidence is weak' if weak else 'on synthetic evidence alone'}"
-        return tuned if use == "tuned" else "Keep the start"
+        start = "Keep the start" if held_out.mean <= 0 else "Keep the start, for no gain is shown"
+        return tuned if use == "tuned" else start
     better, neither, worse = _ADVICE[use, judged if judged in ("better", "worse") else "neither"]
     return {"better": better, "worse": worse}.get(fused or "", neither)
 
