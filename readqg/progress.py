@@ -20,13 +20,15 @@ _LINE_EVERY_S = 15.0
 class Progress:
     """`with Progress("generate", total=40, unit="shards") as p: p.advance(1, rows=256)`.
 
-    Shows done and total, rate and time left; `start` counts what an earlier run did, which the rate leaves out."""
+    Shows done and total, rate and time left; `start` counts what an earlier run did, which the rate leaves out, and with `warms_up` the
+    time until the first are done too."""
 
-    def __init__(self, label: str, total: int, unit: str, start: int = 0) -> None:
+    def __init__(self, label: str, total: int, unit: str, start: int = 0, warms_up: bool = False) -> None:
         self.label, self.total, self.unit = label, total, unit
         self.done = self._start = start
         self.note = ""
         self._began = self._said = time.monotonic()
+        self._warms_up = warms_up
         self._bar: Bar | None = None
 
     def __enter__(self) -> Progress:
@@ -51,22 +53,25 @@ class Progress:
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """`count` more are done; `note` is shown beside (a loss, rows a second)."""
+        now = time.monotonic()
         self.done += count
         self.note = note
+        if self._warms_up:
+            self._warms_up, self._began, self._start = False, now, self.done
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, note=note)
             return
-        now = time.monotonic()
         if now - self._said >= _LINE_EVERY_S or self.done >= self.total:
             self._said = now
             log.info("%s", self._line(now))
 
     def _line(self, now: float) -> str:
         rate = (self.done - self._start) / max(now - self._began, 1e-9)
-        left = (self.total - self.done) / rate if rate else 0.0
-        speed = f"{rate:.1f} {self.unit}/s" if rate >= 1 else f"{1 / rate:.1f} s each" if rate else "-"
         note = f", {self.note}" if self.note else ""
-        return f"{self.label}: {self.done}/{self.total} {self.unit}, {speed}, {duration(left)} left{note}"
+        if not rate:
+            return f"{self.label}: {self.done}/{self.total} {self.unit}{note}"
+        speed = f"{rate:.1f} {self.unit}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
+        return f"{self.label}: {self.done}/{self.total} {self.unit}, {speed}, {duration((self.total - self.done) / rate)} left{note}"
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:

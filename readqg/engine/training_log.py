@@ -68,7 +68,7 @@ def progress(stage: TrainStage, state: Path) -> Iterator[None]:
                 shown.advance(steps[-1]["step"] - shown.done, f"loss {steps[-1]['loss']:.4f}")
 
     log.info("%s: workers start%s; then come the steps", stage.name, "" if first else ", held-out documents are judged as a beginning")
-    with Progress(stage.name, stage.steps, "steps", first) as shown:
+    with Progress(stage.name, stage.steps, "steps", first, warms_up=True) as shown:
         thread = threading.Thread(target=follow, args=(shown,), daemon=True)
         thread.start()
         try:
