@@ -93,7 +93,7 @@ _NOT_SHOWN = {
     "parts", "files", "fingerprint", "config", "evaluation", "cut", "seconds", "stages", "if_larger", "findings", "rows", "rounds",
     "warnings", "exit_code",
 }
-_IN_SHORT = {"run": ("use", "report"), "plan": ("total",)}
+_IN_SHORT = {"run": ("use", "use_folder", "report"), "plan": ("total",)}
 """Of commands that end with a table and a verdict: what is said once more, on standard output. With `--json`, all is."""
 
 

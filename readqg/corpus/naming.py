@@ -18,7 +18,8 @@ def explain_columns(absent: Mapping[str, Sequence[str]], found: Sequence[str], n
     flags, of_run = (" and ".join(f"--{stage}{what}-field" for what in absent) for stage in ("", "documents."))
     no_ids = f" A table without ids: --id-field {numbered} takes the number of the line." if "id" in absent else ""
     return (f"{wanted}. Its columns: {', '.join(found) or 'none'}. Name the right one with {flags}{_for_instance(absent, found)} "
-            f"(in `readqg run`: {of_run}; the first line must hold the names).{no_ids}")
+            f"(in `readqg run`: {of_run}; for a command without such flags, `readqg import` the table first and give that folder; the "
+            f"first line must hold the names).{no_ids}")
 
 
 def title_hint(field: str, found: Sequence[str] | None) -> str:

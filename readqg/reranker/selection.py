@@ -33,10 +33,10 @@ CANDIDATES = 20
 _CUTOFF = 10
 _RESAMPLES = 10_000
 _NEXT = (
-    "What may help, cheapest first: BM25's score added to the start's, which needs no training (`readqg fuse`); a look at the worst "
-    "queries (`readqg inspect QUERIES`); positives that find their document, with documents mined by BM25 (`--round-trip 10 --mined 4 "
-    "--w-mr 0` after `readqg round-trip`; in `run`, `--reranker.round-trip 10 --reranker.mined 4 --reranker.w-mr 0`); more documents "
-    "(`run --until-no-gain`).")
+    "What may help, cheapest first: BM25's score added to the start's, which needs no training (`readqg search` adds it, to runs `readqg "
+    "fuse`); a look at the worst queries (`readqg inspect QUERIES`); positives that find their document, with documents mined by BM25 "
+    "(`--round-trip 10 --mined 4 --w-mr 0` after `readqg round-trip`; in `run`, `--reranker.round-trip 10 --reranker.mined 4 "
+    "--reranker.w-mr 0`); more documents (`run --until-no-gain`).")
 SURE = 0.05
 """The p-value up to which a gain on held-out documents counts as shown."""
 _LOGIT_WIDTH = 0.25
@@ -268,7 +268,9 @@ def _decide(
         return "start", (f"The trained model's scores have collapsed: within a query they differ by {after.spread:.2g} "
                          f"(standard deviation), the start's by {before.spread:.2g}.")
     if difference <= 0:
-        return "start", "The trained model is not better than its start on held-out synthetic documents."
+        full = min(before.ndcg.values()) == 1
+        return "start", "The trained model is not better than its start on held-out synthetic documents." + (
+            f" The start has each of the {len(before.ndcg)} first already: they can show no gain." if full else "")
     if p_value > SURE:
         return "start", (f"No gain could be shown: of the held-out synthetic documents the trained model ranks {changed} "
                          f"(p = {p_value:.3f}). More documents, or more of them held out (`--held-out-share` of `train-reranker`, "
