@@ -159,8 +159,11 @@ def _cuts(config: c.RunConfig, documents: int, searched: bool) -> list[str]:
     if config.queries is not None:
         cuts.append("queries written elsewhere")
     usual = c.RunConfig.model_construct()
-    read = {"to write queries": ("generate", "document_tokens"), "in training": ("reranker", "max_length"),
-            "in ranking": ("rank", "max_length")}
+    read = {"in training": ("reranker", "max_length")}
+    if config.queries is None:
+        read = {"to write queries": ("generate", "document_tokens"), **read}
+    if searched:
+        read["in ranking"] = ("rank", "max_length")
     short = [f"{value} tokens {where}" for where, (part, name) in read.items()
              if (value := getattr(getattr(config, part), name)) < getattr(getattr(usual, part), name)]
     if short:

@@ -38,16 +38,18 @@ def search(config: c.SearchConfig) -> dict[str, Any]:
         raise ConfigError(f'What for? readqg search {config.folder} "heat in a boundary layer"')
     folder = place_of(config.folder)
     run, named = _run(folder)
-    own = folder / "reranker" if named == "tuned" else run.start
-    model = config.model or str(own)
-    weight = config.weight if config.weight is not None else _weight(run, folder / "reranker", named)
+    tuned = str(folder / "reranker")
+    model = config.model or (tuned if named == "tuned" else run.start)
+    weight = config.weight if config.weight is not None else _weight(run, tuned, model)
     if run.candidates == "both":
         log.warning("The run's candidates are BM25's and a bi-encoder's; this search asks BM25 alone.")
     documents = Documents.open(str(folder / "corpus" / "documents"))
+    log.info("Searching %d documents", len(documents))
     bm25 = Bm25(documents, run.retrieve.model_copy(update={"drop_self": False}))
     queries = {f"q{number}": text for number, text in enumerate(config.query, 1)}
     found = {query_id: dict(bm25.search(query_id, text)) for query_id, text in queries.items()}
-    scores = _scored(run, config.compute, model, documents, queries, found)
+    compute = run.compute.model_copy(update={} if config.threads is None else {"threads": config.threads})
+    scores = _scored(run, compute.model_copy(update={"workers": 1}), model, documents, queries, found)
     rows = []
     for query_id, text in queries.items():
         ranked = runs.ranked(fuse(scores.get(query_id, {}), found[query_id], weight))[: config.shown]
@@ -63,14 +65,20 @@ def _run(folder: Place) -> tuple[c.RunConfig, Literal["start", "tuned"]]:
     path = folder / "summary.json"
     try:
         summary = json.loads(path.read_text())
-        return c.make(c.RunConfig, summary["config"]), summary["guard"]["use"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        use = summary["guard"]["use"]
+        if use not in ("start", "tuned"):
+            raise ValueError(f"guard.use is {use!r}")
+        return c.make(c.RunConfig, dict(summary["config"])), use
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise InputError(f"{folder} is not what a finished `readqg run` made ({path.name}: {type(error).__name__}: {error}). Give the "
                          "folder that was its --out; if it was stopped, the same command again ends it.") from error
 
 
-def _weight(run: c.RunConfig, reranker: Place, of: Literal["start", "tuned"]) -> float:
-    return run.fusion.weight if isinstance(run.fusion.weight, float) else learned_weight(reranker, of)
+def _weight(run: c.RunConfig, tuned: str, model: str) -> float:
+    """The one that is set; or what was learned for this model: the run's start, its tuned one, or another that carries its own."""
+    if isinstance(run.fusion.weight, float):
+        return run.fusion.weight
+    return learned_weight(tuned, "start") if model == run.start else learned_weight(model)
 
 
 def _scored(
@@ -88,12 +96,16 @@ def _scored(
         stage = RankStage(c.make(c.RankConfig, run.rank.model_dump(), places))
         stage.load()
         ranked = [row for part in range(stage.total) for row in stage.compute(stage.prepare(stage.read(part))).to_pylist()]
-    odd = [row for row in ranked if row["error"] is not None]
-    if odd:
-        raise ModelError(f"{model}, document {odd[0]['doc_id']!r}: {odd[0]['error']}. Is the model sound?")
     scores: dict[str, dict[str, float]] = {}
     for row in ranked:
-        scores.setdefault(row["query_id"], {})[row["doc_id"]] = row["score"]
+        if row["error"] is None:
+            scores.setdefault(row["query_id"], {})[row["doc_id"]] = row["score"]
+    odd = [row for row in ranked if row["error"] is not None]
+    if odd:
+        told = f"{model}, document {odd[0]['doc_id']!r}: {odd[0]['error']}"
+        if not scores:
+            raise ModelError(f"{told}, and no other document has a score. Is the model sound?")
+        log.warning("%s. It is left out, as are %d more.", told, len(odd) - 1)
     return scores
 
 
@@ -107,7 +119,7 @@ def _print(query: str, rows: Sequence[dict[str, Any]]) -> None:
     table.add_column()
     for row in rows:
         short = excerpt(marker, row)
-        lines = (_marked(short["title"]), Text(row["doc_id"], style="dim"), _marked(short["short"]))
+        lines = (_marked(short["title"]), Text(_printable(row["doc_id"]), style="dim"), _marked(short["short"]))
         table.add_row(str(row["rank"]), Text("\n").join(line for line in lines if line))
     console.print(table)
 

@@ -10,6 +10,7 @@ from readqg import cli, pipeline
 from readqg.config import RerankerSettings, RetrieveSettings, RunConfig, TrainGeneratorConfig, make, preset
 from readqg.corpus import Documents, read_texts
 from readqg.errors import ConfigError
+from readqg.fusion import write_weights
 from readqg.generator.backbone import Backbone
 from readqg.generator.prompts import SoftPrompt
 from readqg.places import place_of
@@ -102,7 +103,7 @@ def test_every_stage_leaves_its_folder_and_verifies(out, capsys):
 def searched(capsys, *args):
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        cli.main(["search", *map(str, args), "--compute.precision", "fp32", "--json"])
+        cli.main(["search", *map(str, args), "--json"])
     told, last = capsys.readouterr(), ""
     return stop.value.code, told.err, json.loads(told.out.splitlines()[-1]) if told.out else last
 
@@ -132,6 +133,20 @@ def test_a_search_with_another_model_and_without_bm25(place, out, capsys):
     assert found["model"] == str(out / "reranker") and standing.keys() == tuned.keys()
     mean, spread = np.mean(list(tuned.values())), np.std(list(tuned.values()))
     assert all(standing[doc] == pytest.approx((score - mean) / spread, abs=1e-2) for doc, score in tuned.items())
+
+
+def test_a_search_adds_the_weight_that_was_learned_for_its_model(place, out, tmp_path, capsys):
+    whole = shutil.copytree(out, tmp_path / "out")
+    summary = json.loads((whole / "summary.json").read_text())
+    summary["config"]["fusion"]["weight"] = "learned"
+    (whole / "summary.json").write_text(json.dumps(summary))
+    write_weights(whole / "reranker", 1.7, 0.3, 9)
+    for model, weight in ((place / "start", 0.3), (whole / "reranker", 1.7)):
+        assert searched(capsys, whole, "wing", "--model", model)[2]["weight"] == weight
+    summary["guard"]["use"] = "maybe"
+    (whole / "summary.json").write_text(json.dumps(summary))
+    code, told, _ = searched(capsys, whole, "wing")
+    assert code == 1 and "guard.use is 'maybe'" in " ".join(told.split())
 
 
 def test_a_search_of_what_is_no_run_says_so(out, tmp_path, capsys):

@@ -97,9 +97,9 @@ def test_html_is_read_as_text(tmp_path):
 def test_a_pdf_has_its_title_and_its_pages_in_order(tmp_path):
     do(write(tmp_path / "in", {"a.pdf": pdf_bytes(["First page . . . . . 1", "Second page."], title="The handbook"),
                                "b.pdf": pdf_bytes(["text"], title="report.docx"), "c.pdf": pdf_bytes(["text"], title="print.html"),
-                               "d.pdf": pdf_bytes(["text"], title="Node.js at work")}), tmp_path / "out")
+                               "d.pdf": pdf_bytes(["text"], title="On robots.txt")}), tmp_path / "out")
     rows = found(tmp_path / "out")
-    assert [rows[f"{name}.pdf#1"]["title"] for name in "abcd"] == ["The handbook", "b", "c", "Node.js at work"]
+    assert [rows[f"{name}.pdf#1"]["title"] for name in "abcd"] == ["The handbook", "b", "c", "On robots.txt"]
     assert rows["a.pdf#1"]["text"].split() == ["First", "page", "...", "1", "Second", "page."]
 
 
@@ -191,6 +191,14 @@ def test_each_of_several_headings_of_the_first_level_is_a_title_of_its_own(tmp_p
     do(write(tmp_path / "in", {"a.md": text, "b.md": f"---\ntitle: Both\n---\n{text}"}), tmp_path / "out")
     titles = [row["title"] for row in found(tmp_path / "out").values()]
     assert titles == ["Cars", "Cars: Wheels", "Boats", "Boats: Sails", "Both: Cars", "Both: Wheels", "Both: Boats", "Both: Sails"]
+
+
+def test_short_texts_under_headings_of_their_own_stay_apart_and_a_quoted_heading_is_none_of_them(tmp_path):
+    text = f"# Alpha\n\nfirst\n\n# Beta\n\nsecond\n\n#\n\n## Two\n\n{WORDS}\n\n> # Note\n\n## Next\n\n{WORDS}"
+    do(write(tmp_path / "in", {"a.md": text}), tmp_path / "out")
+    titles = [row["title"] for row in found(tmp_path / "out").values()]
+    assert titles[0] == "Alpha" and "second" not in found(tmp_path / "out")["a.md#1"]["text"]
+    assert all(title.startswith("Beta") for title in titles[1:])
 
 
 def test_the_same_command_goes_on_and_a_changed_file_is_refused(tmp_path):

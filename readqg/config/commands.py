@@ -79,7 +79,8 @@ class SearchConfig(Settings):
     """Another re-ranker (folder or hub name) than the one that the run names."""
     weight: float | None = Field(None, ge=0, allow_inf_nan=False)
     """Of BM25's score beside the re-ranker's; 0: the re-ranker alone. None: the run's."""
-    compute: Compute = Compute()
+    threads: int | None = Field(None, ge=1)
+    """Of torch. None: the run's."""
 
     @field_validator("query")
     @classmethod

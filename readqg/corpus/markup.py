@@ -39,11 +39,11 @@ def markdown(text: str) -> TextDocument:
     in_heading = first_level = False
     for token in MarkdownIt("commonmark").enable("table").parse(body):
         if token.type in ("heading_open", "heading_close"):
-            in_heading, first_level = token.type == "heading_open", token.tag == "h1"
+            in_heading, first_level = token.type == "heading_open", token.tag == "h1" and token.level == 0  # in a quotation it is deeper
         elif token.type == "inline" and in_heading:
             heading = tidy(_inline(token))
             sections.append((heading, []))
-            parts.append(heading if first_level else parts[-1])
+            parts.append(heading if first_level and heading else parts[-1])
         elif token.type == "inline":
             sections[-1][1].append(_inline(token))
         elif token.type in ("fence", "code_block"):

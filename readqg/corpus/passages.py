@@ -83,7 +83,7 @@ def _joined(sections: Sequence[Section], least: int) -> list[Section]:
         words = _count(section.text)
         if not words:
             continue
-        if joined and min(words, before) < least:
+        if joined and min(words, before) < least and joined[-1][0].title == section.title:
             joined[-1][1].append(_with_heading(section))
             before += words
         else:

@@ -127,7 +127,7 @@ def _counts(summary: dict[str, Any]) -> str:
     if corpus.get("text_files"):
         counts[0] += f" (passages of {corpus['text_files']:,} files)"
     if corpus.get("rejected"):
-        counts.append(f"{corpus['rejected']:,} that could not be read are in corpus/_rejected.jsonl")
+        counts.append(f"{corpus['rejected']:,} set aside in corpus/_rejected.jsonl")
     return ", ".join(counts)
 
 
