@@ -18,11 +18,12 @@ from readqg import runs
 from readqg.corpus import Documents
 from readqg.errors import ConfigError, InputError, ModelError
 from readqg.excerpts import Piece, excerpt
-from readqg.fusion import fuse, learned_weight
+from readqg.fusion import fuse
 from readqg.places import Place, place_of
 from readqg.ranking import RankStage
 from readqg.retrieval import Bm25
 from readqg.shards import write_whole
+from readqg.steps import Steps
 from readqg.words import Marker
 
 log = logging.getLogger("readqg")
@@ -38,12 +39,12 @@ def search(config: c.SearchConfig) -> dict[str, Any]:
         raise ConfigError(f'What for? readqg search {config.folder} "heat in a boundary layer"')
     folder = place_of(config.folder)
     run, named = _run(folder)
-    tuned = str(folder / "reranker")
+    steps, tuned = Steps(run, folder / "corpus"), str(folder / "reranker")
     model = config.model or (tuned if named == "tuned" else run.start)
-    weight = config.weight if config.weight is not None else _weight(run, tuned, model)
+    weight = config.weight if config.weight is not None else _weight(steps, tuned, model)
     if run.candidates == "both":
         log.warning("The run's candidates are BM25's and a bi-encoder's; this search asks BM25 alone.")
-    documents = Documents.open(str(folder / "corpus" / "documents"))
+    documents = Documents.open(steps.documents)
     log.info("Searching %d documents", len(documents))
     bm25 = Bm25(documents, run.retrieve.model_copy(update={"drop_self": False}))
     queries = {f"q{number}": text for number, text in enumerate(config.query, 1)}
@@ -74,11 +75,10 @@ def _run(folder: Place) -> tuple[c.RunConfig, Literal["start", "tuned"]]:
                          "folder that was its --out; if it was stopped, the same command again ends it.") from error
 
 
-def _weight(run: c.RunConfig, tuned: str, model: str) -> float:
+def _weight(steps: Steps, tuned: str, model: str) -> float:
     """The one that is set; or what was learned for this model: the run's start, its tuned one, or another that carries its own."""
-    if isinstance(run.fusion.weight, float):
-        return run.fusion.weight
-    return learned_weight(tuned, "start") if model == run.start else learned_weight(model)
+    of_start = model == steps.config.start
+    return steps.fusion_weight(place_of(tuned if of_start else model), "start" if of_start else "tuned")
 
 
 def _scored(

@@ -104,8 +104,8 @@ def searched(capsys, *args):
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         cli.main(["search", *map(str, args), "--json"])
-    told, last = capsys.readouterr(), ""
-    return stop.value.code, told.err, json.loads(told.out.splitlines()[-1]) if told.out else last
+    told = capsys.readouterr()
+    return stop.value.code, told.err, json.loads(told.out.splitlines()[-1])
 
 
 def test_a_search_ranks_as_the_run_did(out, capsys):
@@ -125,7 +125,7 @@ def test_a_search_ranks_as_the_run_did(out, capsys):
     assert own in " ".join(told.split())
 
 
-def test_a_search_with_another_model_and_without_bm25(place, out, capsys):
+def test_a_search_with_another_model_and_without_bm25(out, capsys):
     text = read_texts(out / "corpus")["q1"]
     _, _, found = searched(capsys, out, text, "--model", out / "reranker", "--weight", "0", "--shown", "99")
     tuned = read_run(out / "tuned")["q1"]

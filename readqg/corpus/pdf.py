@@ -11,8 +11,9 @@ from readqg.corpus.passages import Section, TextDocument
 
 _BROKEN_WORD = re.compile(r"(?<=[a-zß-ÿ])-\n(?=[a-zß-ÿ])")
 _LEADER = re.compile(r"(?:[ \t]*\.){4,}")  # the dots of a table of contents
-_FILES = "docx?|odt|rtf|txt|md|tex|dvi|ps|indd|qxd|pdf|x?html?|aspx?|php|pptx?|xlsx?|pages|tiff?|jpe?g|png"
-_NO_TITLE = re.compile(rf"^(untitled|microsoft \w+ - .*|\S+\.({_FILES})|.*\.(docx?|odt|tex|dvi|indd|pdf))$", re.IGNORECASE)
+_OFFICE = "docx?|odt|tex|dvi|indd|pdf"
+_OTHERS = "rtf|txt|md|ps|qxd|x?html?|aspx?|php|pptx?|xlsx?|pages|tiff?|jpe?g|png"  # which may end a real title of several words
+_NO_TITLE = re.compile(rf"^(untitled|microsoft \w+ - .*|.*\.({_OFFICE})|\S+\.({_OTHERS}))$", re.IGNORECASE)
 
 
 class BadPdfError(ValueError):

@@ -85,10 +85,13 @@ def test_a_gain_that_could_be_chance_does_not_name_the_tuned_model():
     assert "1 better, 0 worse and 4 alike (p = 0.5" in single.reason
 
 
-def test_p_value_of_a_paired_randomisation_by_hand():
-    # of the 2^3 ways to turn the signs, only the one found gives a mean as high
+def test_documents_that_can_show_no_gain_are_told_of():
     assert "has each of the 2 first already" in guard(_validation(1.0, 1.0), _validation(1.0, 0.5)).reason
     assert "already" not in guard(_validation(1.0, 0.9), _validation(1.0, 0.5)).reason
+
+
+def test_p_value_of_a_paired_randomisation_by_hand():
+    # of the 2^3 ways to turn the signs, only the one found gives a mean as high
     assert guard(_validation(0.1, 0.2, 0.3), _validation(0.2, 0.4, 0.6)).p_value == pytest.approx(1 / 8, abs=0.015)
     assert guard(_validation(0.5, 0.5), _validation(0.5, 0.5)).p_value == 1
 
